@@ -71,12 +71,18 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's idea of numbers and booleans: 1e-3 is a float, `off` is a string."""
 
     yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
@@ -92,7 +98,9 @@ def _index_lines(node: yaml.Node | None, at: KeyPath, lines: dict[KeyPath, int])
             here = (*at, str(key.value))
             if here in lines:
                 line = key.start_mark.line + 1
-                mistakes.append(f":{line}: {_dotted(here)}: given twice (first on line {lines[here]}); remove one")
+                mistakes.append(
+                    f":{line}: {_dotted(here)}: given twice (first on line {lines[here]}); remove one"
+                )
             lines[here] = key.start_mark.line + 1
             mistakes += _index_lines(value, here, lines)
     elif isinstance(node, yaml.SequenceNode):
@@ -136,7 +144,9 @@ def _find_mistakes(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[Key
         yield from _convert_mistake(value, type_, at)
 
 
-def _find_struct_mistakes(value: dict[Any, Any], type_: type[msgspec.Struct], at: KeyPath) -> Iterable[tuple[KeyPath, str]]:
+def _find_struct_mistakes(
+    value: dict[Any, Any], type_: type[msgspec.Struct], at: KeyPath
+) -> Iterable[tuple[KeyPath, str]]:
     hints = typing.get_type_hints(type_, include_extras=True)
     before = 0
     for key, item in value.items():

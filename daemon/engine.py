@@ -5,6 +5,7 @@ The daemon sees only this protocol; engine_onnx.py (and, on NVIDIA GPUs, engine_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -27,6 +28,12 @@ class RawPrediction(NamedTuple):
     d_local: npt.NDArray[np.float32] | None  # (B,)
     d_semantic: npt.NDArray[np.float32] | None  # (B,)
     anomaly_map: npt.NDArray[np.float32] | None  # (B, h, w)
+
+    @classmethod
+    def join(cls, parts: Sequence[RawPrediction]) -> RawPrediction:
+        """Return several batches as one."""
+        columns = ([array for array in column if array is not None] for column in zip(*parts, strict=True))
+        return cls(*(np.concatenate(column) if column else None for column in columns))
 
     def split(self) -> list[Prediction]:
         """Return one Prediction a frame."""

