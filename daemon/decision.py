@@ -83,7 +83,10 @@ def decide(prediction: Prediction, calibration: Calibration, threshold: float | 
     filled in here (see regions.py).
     """
     limit = calibration.threshold if threshold is None else threshold
-    distances = {"d_local": (calibration.local, prediction.d_local), "d_semantic": (calibration.semantic, prediction.d_semantic)}
+    distances = {
+        "d_local": (calibration.local, prediction.d_local),
+        "d_semantic": (calibration.semantic, prediction.d_semantic),
+    }
     for name, (link, distance) in distances.items():
         if link is not None and (distance is None or not math.isfinite(distance)):
             return Verdict(outcome="INVALID", reason=f"the engine gave {name} = {distance}", threshold=limit)

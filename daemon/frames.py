@@ -38,10 +38,11 @@ def read_image(path: Path) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def to_model_size(image: Image, height: int, width: int) -> Image:
+def to_model_size(image: Image, height: int, width: int, out: Image | None = None) -> Image:
     """Return `image` as BGR uint8 (height, width, 3), the whole picture stretched to the model's input.
 
     Area averaging where the picture shrinks, bilinear where it grows. Grey and BGRA pictures become BGR.
+    With `out`, a contiguous uint8 array (height, width, 3), the result is written there and `out` returned.
     Raises FrameError for anything else.
     """
     if image.dtype != np.uint8 or image.size == 0:
@@ -53,7 +54,13 @@ def to_model_size(image: Image, height: int, width: int) -> Image:
     elif image.ndim != 3 or image.shape[2] != 3:
         raise FrameError(f"a frame must be (height, width, 3) BGR, got shape {image.shape}")
     if image.shape[:2] == (height, width):
-        return image
+        if out is None:
+            return image
+        out[...] = image
+        return out
     shrinks = image.shape[0] >= height and image.shape[1] >= width
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
+    if out is not None and not np.may_share_memory(resized, out):
+        raise FrameError(f"`out` must be uint8 ({height}, {width}, 3) in one piece, got {out.dtype} {out.shape}")
     return np.asarray(resized, np.uint8)

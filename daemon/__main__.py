@@ -1,0 +1,134 @@
+"""dualkd-daemon: reads the configuration, builds every part with explicit arguments, runs the service.
+
+The only place that names concrete classes. They are imported where they are built, because each capture
+process imports this module too and needs none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dualkd.daemon.bundle import Bundle
+    from dualkd.daemon.config import DaemonConfig, EngineConfig
+    from dualkd.daemon.engine import Engine
+
+EXIT_STATUSES = """\
+exit status: 0 done (the sources ended, or SIGTERM and drained); 1 unexpected error; 2 configuration;
+3 bundle; 4 engine; 5 source (could not be opened, ended too early, capture process died); 6 publisher"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run dualkd-daemon; return its exit status."""
+    arguments = _parse(argv)
+    from dualkd.configs.loader import ConfigError, dump, load
+    from dualkd.daemon.config import DaemonConfig
+    from dualkd.daemon.service import ExitStatus
+
+    try:
+        config = load(arguments.config, DaemonConfig, arguments.overrides)
+    except ConfigError as error:
+        _say(error)
+        return ExitStatus.CONFIG
+    if arguments.check:
+        print(dump(config), end="")
+        return ExitStatus.DONE
+    _log_to_stderr()
+    return _run(config)
+
+
+def _run(config: DaemonConfig) -> int:
+    from dualkd.daemon.bundle import BundleError, load_bundle
+    from dualkd.daemon.engine import EngineError
+    from dualkd.daemon.intake import Intake
+    from dualkd.daemon.notify import SystemdNotifier
+    from dualkd.daemon.publisher import PublisherError, ZmqPublisher
+    from dualkd.daemon.service import ExitStatus, Service, status_of
+    from dualkd.daemon.sources import SourceError
+
+    try:
+        bundle = load_bundle(config.bundle)
+        service = Service(
+            config=config,
+            bundle=bundle,
+            load_engine=functools.partial(load_engine, bundle, config.engine),
+            frames=Intake(config.cameras),
+            publisher=ZmqPublisher(config.publisher),
+            notifier=SystemdNotifier(),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: service.request_stop())
+        return service.run()
+    except BundleError as error:
+        _say(error)
+        return ExitStatus.BUNDLE
+    except (SourceError, EngineError, PublisherError) as error:
+        _say(error)
+        return status_of(error)
+    except Exception:
+        logging.getLogger(__name__).exception("unexpected error")
+        return ExitStatus.UNEXPECTED
+
+
+def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
+    """Load the engine that was asked for, and no other. Raises EngineError, BundleError."""
+    if config.kind == "tensorrt":
+        from dualkd.daemon.engine import EngineError
+
+        gpu = any(
+            Path(node).exists() for node in ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvhost-gpu")
+        )
+        found = "an NVIDIA GPU was found" if gpu else "no NVIDIA GPU was found"
+        raise EngineError(
+            f"engine.kind: tensorrt: this version of dualkd has no TensorRT engine ({found}); "
+            "set engine.kind: onnx to run on the CPU"
+        )
+    from dualkd.daemon.engine_onnx import OnnxEngine
+
+    return OnnxEngine(bundle, precision=config.precision, threads=config.threads)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dualkd-daemon",
+        description="Judge the frames of cameras, films or folders and publish the verdicts over ZeroMQ.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="YAML file; configs/daemon.yaml explains every key")
+    parser.add_argument("--check", action="store_true", help="print the effective configuration and end")
+    parser.add_argument(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="override one key",
+    )
+    return parser.parse_args(argv)
+
+
+def _log_to_stderr() -> None:
+    journal = "JOURNAL_STREAM" in os.environ  # it stamps the time itself
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(levelname)s %(message)s" if journal else "%(asctime)s %(levelname)s %(message)s",
+    )
+
+
+def _say(error: Exception) -> None:
+    for line in str(error).splitlines():
+        print(f"dualkd-daemon: {line}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The wire, version 1: what a verdict and a status look like as bytes.
+
+A socket of full results carries multipart messages [topic, header, map?]; a socket of scores carries the
+same header in one frame, `topic`, one space, header, which CONFLATE can keep the last of. Headers are
+JSON. Topics are v1/LINE/CAMERA/result and v1/LINE/status.
+
+Imports neither zmq nor cv2: whoever has the bytes can read them. What comes in is checked for size and
+shape before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dualkd.daemon.records import Outcome
+
+SCHEMA = 1
+MAX_TOPIC_BYTES = 256
+MAX_HEADER_BYTES = 1 << 18
+MAX_MAP_BYTES = 1 << 25
+MAX_MESSAGE_BYTES = MAX_MAP_BYTES
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+State = Literal["starting", "running", "draining", "ended"]
+
+
+class MessageError(Exception):
+    """Bytes that are no message of this version: what is wrong with them."""
+
+
+class MapSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How to read the map that follows: raw little-endian numbers, row by row."""
+
+    shape: tuple[Annotated[int, msgspec.Meta(ge=1, le=8192)], Annotated[int, msgspec.Meta(ge=1, le=8192)]]
+    dtype: Literal["float16"] = "float16"
+    encoding: Literal["raw"] = "raw"
+
+
+class FrameSize(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the camera's picture."""
+
+    width_px: int
+    height_px: int
+
+
+class RegionBox(msgspec.Struct, frozen=True, kw_only=True):
+    """An anomalous place, in pixels of the camera's picture; `peak` is the map's largest value there."""
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+    peak: float
+
+
+class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds: capture to batch, resizing, engine, decision and regions, capture to sending."""
+
+    wait: float
+    resize: float
+    infer: float  # of the whole batch
+    decide: float
+    total: float
+
+
+class BundleRef(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    sha256: str
+
+
+class ResultHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """One frame's verdict."""
+
+    schema: Literal[1] = 1
+    kind: Literal["result"] = "result"
+    boot_id: str  # another one: the daemon was started again, and seq begins at 0
+    line: str
+    camera: str
+    seq: Count  # gapless for each topic
+    retained: bool = False  # True: sent again for a subscriber that came later
+    frame_id: Count  # counts what the source delivered
+    source_name: str  # the file's name, for folders of images
+    captured_utc_ns: int
+    captured_mono_ns: int
+    verdict: Outcome
+    reason: str
+    score: float | None
+    threshold: float
+    d_local: float | None
+    d_semantic: float | None
+    p_local: float | None
+    p_semantic: float | None
+    regions: list[RegionBox]
+    region_threshold: float | None  # of the map's values
+    frame: FrameSize | None  # None: the picture did not decode
+    batch: Count  # frames that went through the engine together
+    stage_ms: StageTimes
+    dropped: dict[str, int]  # of this camera so far, by "stage: reason"
+    bundle: BundleRef
+    map: MapSpec | None
+
+
+class CameraTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """A camera's account: captured = passed + failed + invalid + all dropped, once nothing is in flight."""
+
+    captured: Count
+    passed: Count
+    failed: Count
+    invalid: Count
+    dropped: dict[str, int]
+    running: bool
+
+
+class StatusHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon's state, every `heartbeat_s` and whenever it changes."""
+
+    schema: Literal[1] = 1
+    kind: Literal["status"] = "status"
+    boot_id: str
+    line: str
+    seq: Count
+    retained: bool = False
+    utc_ns: int
+    state: State
+    reason: str  # why it ended, where that is not the natural end
+    exit_status: int | None  # None until it has ended
+    uptime_s: float
+    heartbeat_s: float  # no status for several of these: the daemon is gone
+    bundle: BundleRef
+    cameras: dict[str, CameraTotals]
+
+
+Header = ResultHeader | StatusHeader
+
+
+class Message(NamedTuple):
+    """A message as received."""
+
+    topic: str
+    header: Header
+    anomaly_map: npt.NDArray[np.float32] | None  # (h, w) on the model's own grid
+
+
+def result_topic(line: str, camera: str) -> str:
+    return f"v1/{line}/{camera}/result"
+
+
+def status_topic(line: str) -> str:
+    return f"v1/{line}/status"
+
+
+def encode_map(anomaly_map: npt.NDArray[np.float32]) -> tuple[MapSpec, bytes]:
+    """Return the description and the bytes of a map (h, w): float16, about three digits, half the bytes."""
+    height, width = anomaly_map.shape
+    return MapSpec(shape=(height, width)), anomaly_map.astype("<f2").tobytes()
+
+
+def encode_results(topic: str, header: Header, map_bytes: bytes | None = None) -> list[bytes]:
+    """The parts of a message on the results socket."""
+    parts = [topic.encode(), msgspec.json.encode(header)]
+    return parts if map_bytes is None else [*parts, map_bytes]
+
+
+def encode_scores(topic: str, header: Header) -> bytes:
+    """The one frame of a message on the scores socket."""
+    return topic.encode() + b" " + msgspec.json.encode(header)
+
+
+def decode_results(parts: Sequence[bytes]) -> Message:
+    """Read a message of the results socket. Raises MessageError."""
+    if not 2 <= len(parts) <= 3:
+        raise MessageError(f"a message has 2 or 3 parts, got {len(parts)}")
+    topic = _decode_topic(parts[0])
+    header = _decode_header(topic, parts[1])
+    spec = header.map if isinstance(header, ResultHeader) else None
+    if (spec is None) != (len(parts) == 2):
+        announced = "no map" if spec is None else "a map"
+        raise MessageError(
+            f"{topic}: the header announces {announced}, but the message has {len(parts)} parts"
+        )
+    return Message(topic, header, None if spec is None else _decode_map(topic, spec, parts[2]))
+
+
+def decode_scores(frame: bytes) -> Message:
+    """Read a message of the scores socket; its map is always None. Raises MessageError."""
+    topic_bytes, space, raw = frame.partition(b" ")
+    if not space:
+        raise MessageError("a scores message is the topic, a space and the header; there is no space")
+    topic = _decode_topic(topic_bytes)
+    return Message(topic, _decode_header(topic, raw), None)
+
+
+def _decode_topic(raw: bytes) -> str:
+    try:
+        topic = raw[: MAX_TOPIC_BYTES + 1].decode("ascii")
+    except UnicodeDecodeError as error:
+        raise MessageError("the topic is not ASCII") from error
+    if len(raw) > MAX_TOPIC_BYTES or not topic.startswith("v1/"):
+        raise MessageError(f"the topic {topic[:40]!r} is not one of version 1 (v1/...)")
+    return topic
+
+
+def _decode_header(topic: str, raw: bytes) -> Header:
+    if len(raw) > MAX_HEADER_BYTES:
+        raise MessageError(f"{topic}: the header has {len(raw)} bytes, more than {MAX_HEADER_BYTES}")
+    try:
+        header: Header
+        if topic.endswith("/status"):
+            header = _status.decode(raw)
+            expected = status_topic(header.line)
+        else:
+            header = _result.decode(raw)
+            expected = result_topic(header.line, header.camera)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MessageError(f"{topic}: the header does not fit: {error}") from error
+    if topic != expected:
+        raise MessageError(f"{topic}: the header is one of {expected[:MAX_TOPIC_BYTES]}")
+    return header
+
+
+def _decode_map(topic: str, spec: MapSpec, raw: bytes) -> npt.NDArray[np.float32]:
+    height, width = spec.shape
+    expected = height * width * 2
+    if expected > MAX_MAP_BYTES or len(raw) != expected:
+        raise MessageError(
+            f"{topic}: a float16 map of {height} x {width} has {expected} bytes, got {len(raw)}"
+        )
+    return np.frombuffer(raw, "<f2").reshape(height, width).astype(np.float32)
+
+
+_result = msgspec.json.Decoder(ResultHeader)
+_status = msgspec.json.Decoder(StatusHeader)

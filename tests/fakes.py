@@ -1,0 +1,198 @@
+"""Real things in small: a bundle whose graph judges brightness, films and pictures, an engine to steer.
+
+The bundle's graph takes frames as any bundle's does and says
+    anomaly_map = brightness of the pixels, averaged over 8 x 8 cells, in [0, 1]
+    d_local     = the largest cell
+    d_semantic  = the mean of the picture
+and its calibration lets a picture FAIL from a brightness of about a half. So a test steers verdicts by
+grey levels: DARK passes, BRIGHT fails, and a bright square on dark makes one region.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from dualkd.daemon.bundle import (
+    Bundle,
+    GraphFile,
+    InputSpec,
+    Manifest,
+    Parity,
+    TeacherSpec,
+    load_bundle,
+    new_bundle_folder,
+    write_manifest,
+)
+from dualkd.daemon.decision import Calibration, Link
+from dualkd.daemon.engine import EngineError, RawPrediction
+
+SIDE = 64
+CELL = 8
+DARK, BRIGHT = 40, 220
+
+Image = npt.NDArray[np.uint8]
+
+
+def brightness_model() -> onnx.ModelProto:
+    """The graph described above, dynamic in its batch."""
+    cells = SIDE // CELL
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("ReduceMean", ["planes", "channel"], ["grey"], keepdims=1),
+        helper.make_node("Div", ["grey", "white"], ["unit"]),
+        helper.make_node(
+            "AveragePool", ["unit"], ["pooled"], kernel_shape=[CELL, CELL], strides=[CELL, CELL]
+        ),
+        helper.make_node("Squeeze", ["pooled", "channel"], ["anomaly_map"]),
+        helper.make_node("ReduceMax", ["anomaly_map", "plane"], ["d_local"], keepdims=0),
+        helper.make_node("ReduceMean", ["anomaly_map", "plane"], ["d_semantic"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "brightness",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])],
+        [
+            helper.make_tensor_value_info("d_local", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("d_semantic", TensorProto.FLOAT, ["batch"]),
+            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["batch", cells, cells]),
+        ],
+        [
+            helper.make_tensor("channel", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("plane", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def write_bundle(target: Path, *, max_batch: int = 4, graph: bytes | None = None) -> Path:
+    """Write a real bundle around `brightness_model` (or the bytes of another graph) and return its path."""
+    raw = brightness_model().SerializeToString() if graph is None else graph
+    with new_bundle_folder(target) as folder:
+        (folder / "model.onnx").write_bytes(raw)
+        write_manifest(
+            folder,
+            Manifest(
+                schema=1,
+                name="brightness",
+                created_utc="2026-01-01T00:00:00Z",
+                method="dual",
+                students="both",
+                input=InputSpec(height=SIDE, width=SIDE),
+                map_size=(SIDE // CELL, SIDE // CELL),
+                max_batch=max_batch,
+                graphs=[
+                    GraphFile(file="model.onnx", sha256=hashlib.sha256(raw).hexdigest(), precision="fp32")
+                ],
+                plans=[],
+                calibration=calibration(),
+                teacher=TeacherSpec(name="none", weights="none", sha256="0" * 64),
+                parity=Parity(
+                    frames=1,
+                    max_difference_local=0.0,
+                    max_difference_semantic=0.0,
+                    max_difference_map=0.0,
+                    verdict_flips=0,
+                ),
+                command="tests",
+                versions={},
+            ),
+        )
+    return target
+
+
+def calibration() -> Calibration:
+    """FAIL from a brightest cell of about 0.5, or a mean of about 0.8."""
+    return Calibration(
+        local=Link(location=0.5, scale=0.02, steepness=1.0),
+        semantic=Link(location=0.8, scale=0.02, steepness=1.0),
+        threshold=0.5,
+        region_threshold=0.5,
+        false_reject_rate=0.01,
+        good_parts=100,
+        guaranteed=True,
+    )
+
+
+class SteeredEngine:
+    """Judges as the brightness graph does, and fails at the calls that it is told to."""
+
+    description = "steered"
+    input_size = (SIDE, SIDE)
+
+    def __init__(self, fail_calls: Iterable[int] = ()) -> None:
+        self.calls = 0
+        self.closed = False
+        self._fail_calls = frozenset(fail_calls)
+
+    def infer(self, frames: npt.NDArray[np.uint8]) -> RawPrediction:
+        call, self.calls = self.calls, self.calls + 1
+        if call in self._fail_calls:
+            raise EngineError("steered to fail")
+        cells = SIDE // CELL
+        grey = frames.astype(np.float32).mean(axis=3) / 255
+        maps = grey.reshape(len(frames), cells, CELL, cells, CELL).mean(axis=(2, 4))
+        return RawPrediction(maps.max(axis=(1, 2)), maps.mean(axis=(1, 2)), maps)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> SteeredEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def picture(grey: int, width: int = 128, height: int = 96) -> Image:
+    """A plain picture of one grey level."""
+    return np.full((height, width, 3), grey, np.uint8)
+
+
+def with_square(image: Image, x: int, y: int, side: int) -> Image:
+    """The same with a bright square."""
+    marked = image.copy()
+    marked[y : y + side, x : x + side] = BRIGHT
+    return marked
+
+
+def write_video(path: Path, images: Iterable[Image], *, fps: float = 25.0, codec: str = "MJPG") -> Path:
+    """Write a film (.avi or .mkv for MJPG, .mp4 for mp4v)."""
+    writer: cv2.VideoWriter | None = None
+    for image in images:
+        if writer is None:
+            size = (image.shape[1], image.shape[0])
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, size)
+            if not writer.isOpened():
+                raise RuntimeError(f"OpenCV cannot write {path} with {codec}")
+        writer.write(image)
+    if writer is not None:
+        writer.release()
+    return path
+
+
+def write_folder(path: Path, images: Iterable[Image]) -> Path:
+    """Write pictures as 0000.png, 0001.png, ..."""
+    path.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(images):
+        cv2.imwrite(str(path / f"{index:04}.png"), image)
+    return path
+
+
+def load(path: Path) -> Bundle:
+    """A written bundle, verified."""
+    return load_bundle(path)
