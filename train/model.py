@@ -70,7 +70,8 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> TeacherTokens:
-        """Normalised RGB (B, 3, H, W) -> TeacherTokens."""
+        """Normalised RGB (B, 3, H, W) -> TeacherTokens, in the precision of the weights."""
+        images = images.to(self.vit.patch_embed.proj.weight.dtype)
         levels = self.vit.forward_intermediates(
             images,
             indices=self.read,
@@ -183,7 +184,8 @@ class SemanticStudent(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised RGB (B, 3, h, w) -> (B, K, D)."""
+        """Normalised RGB (B, 3, h, w) -> (B, K, D), in the precision of the weights."""
+        images = images.to(self.vit.patch_embed.proj.weight.dtype)
         levels = self.vit.forward_intermediates(
             images, indices=self.read, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
         )

@@ -21,7 +21,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None] * 255, persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        rgb = frames.float().permute(0, 3, 1, 2)[:, [2, 1, 0]]  # cast first: TensorRT refuses to move uint8
+        rgb = frames.float().permute(0, 3, 1, 2).flip(1)  # cast first: TensorRT refuses to move uint8
         return (rgb - self.mean) / self.std
 
 

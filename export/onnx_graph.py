@@ -1,0 +1,49 @@
+"""The trained detector as one ONNX graph: frame in, distances and anomaly map out.
+
+Shapes are static but for the batch. Normalisation, colour order and scoring are inside; thresholds are not.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+
+import torch
+
+from dualkd.daemon.bundle import Precision
+from dualkd.train.detector import Detector
+
+OPSET = 18  # LayerNormalization is one operator from 17 on
+
+
+def write_onnx(
+    detector: Detector, path: Path, *, size: tuple[int, int], max_batch: int, precision: Precision
+) -> None:
+    """Export `detector` (in evaluation mode, on the CPU) for frames of `size` (height, width) in pixels.
+
+    fp16 halves the three networks module by module and leaves pixels, distances and maps in float32, so
+    the precision is written into the graph and no builder flag can change it.
+    """
+    if precision == "fp16":
+        detector = copy.deepcopy(detector)
+        for network in (detector.teacher, detector.local, detector.semantic):
+            if network is not None:
+                network.half()
+    example = torch.zeros(min(2, max_batch), *size, 3, dtype=torch.uint8)
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=max_batch)},) if max_batch > 1 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            detector,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["frame"],
+            output_names=detector.output_names,
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    program.save(str(path), external_data=False)
