@@ -67,10 +67,7 @@ def _run(config: DaemonConfig) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.request_stop())
         return service.run()
-    except BundleError as error:
-        _say(error)
-        return ExitStatus.BUNDLE
-    except (SourceError, EngineError, PublisherError) as error:
+    except (BundleError, EngineError, SourceError, PublisherError) as error:
         _say(error)
         return status_of(error)
     except Exception:

@@ -12,9 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from dualkd.daemon.bundle import Precision
-
-TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""A name that becomes one level of a topic: letters, digits, _ and -, at most 64 of them."""
+from dualkd.daemon.messages import TopicName
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.05, le=3600)]

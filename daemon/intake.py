@@ -194,6 +194,8 @@ class Intake:
 
     def _heard(self, camera: _Camera, message: ring.FromChild) -> None:
         name = camera.config.name
+        if camera.ended:  # given up on: what it still says comes too late
+            return
         if isinstance(message, ring.Captured):
             self._captured(camera, message)
         elif isinstance(message, ring.Ready):

@@ -25,6 +25,9 @@ MAX_HEADER_BYTES = 1 << 18
 MAX_MAP_BYTES = 1 << 25
 MAX_MESSAGE_BYTES = MAX_MAP_BYTES
 
+TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""A name that is one level of a topic: letters, digits, _ and -, at most 64 of them."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 State = Literal["starting", "running", "draining", "ended"]
 
@@ -79,8 +82,8 @@ class ResultHeader(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     kind: Literal["result"] = "result"
     boot_id: str  # another one: the daemon was started again, and seq begins at 0
-    line: str
-    camera: str
+    line: TopicName
+    camera: TopicName
     seq: Count  # gapless for each topic
     retained: bool = False  # True: sent again for a subscriber that came later
     frame_id: Count  # counts what the source delivered
@@ -122,7 +125,7 @@ class StatusHeader(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     kind: Literal["status"] = "status"
     boot_id: str
-    line: str
+    line: TopicName
     seq: Count
     retained: bool = False
     utc_ns: int
@@ -132,7 +135,7 @@ class StatusHeader(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     heartbeat_s: float  # no status for several of these: the daemon is gone
     bundle: BundleRef
-    cameras: dict[str, CameraTotals]
+    cameras: dict[TopicName, CameraTotals]
 
 
 Header = ResultHeader | StatusHeader

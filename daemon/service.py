@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Protocol
 
-from dualkd.daemon.bundle import Bundle
+from dualkd.daemon.bundle import Bundle, BundleError
 from dualkd.daemon.config import DaemonConfig
 from dualkd.daemon.engine import Engine, EngineError
 from dualkd.daemon.intake import Lease
@@ -42,6 +42,14 @@ class ExitStatus(IntEnum):
     ENGINE = 4
     SOURCE = 5
     PUBLISHER = 6
+
+
+_STATUS_OF: dict[type[Exception], ExitStatus] = {
+    BundleError: ExitStatus.BUNDLE,
+    EngineError: ExitStatus.ENGINE,
+    SourceError: ExitStatus.SOURCE,
+    PublisherError: ExitStatus.PUBLISHER,
+}
 
 
 class Frames(Protocol):
@@ -124,13 +132,13 @@ class Service:
         self._stop_requests += 1
 
     def run(self) -> ExitStatus:
-        """Returns DONE, or raises SourceError, EngineError, PublisherError after an orderly shutdown."""
+        """Returns DONE, or raises what failed (see status_of) after an orderly shutdown."""
         outcome, reason = ExitStatus.UNEXPECTED, "unexpected error, see the log"
         try:
             self.startup()
             self.main_loop()
             outcome, reason = ExitStatus.DONE, ""
-        except (SourceError, EngineError, PublisherError) as error:
+        except (BundleError, EngineError, SourceError, PublisherError) as error:
             outcome, reason = status_of(error), str(error)
             raise
         finally:
@@ -304,6 +312,6 @@ class Service:
 
 def status_of(error: Exception) -> ExitStatus:
     """The exit status that tells which part failed."""
-    if isinstance(error, SourceError):
-        return ExitStatus.SOURCE
-    return ExitStatus.ENGINE if isinstance(error, EngineError) else ExitStatus.PUBLISHER
+    return next(
+        (status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), ExitStatus.UNEXPECTED
+    )
