@@ -44,7 +44,7 @@ def load(path: str | Path, type_: type[T], overrides: Iterable[str] = ()) -> T:
         raise ConfigError([f"{path}: cannot be read: {reason}"]) from error
     try:
         root = yaml.compose(text, Loader=_Loader)
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader, see _Loader)
+        tree = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: is not valid YAML: {' '.join(str(error).split())}"]) from error
     lines: dict[KeyPath, int] = {}
@@ -114,7 +114,7 @@ def _apply_override(tree: object, override: str, lines: dict[KeyPath, int]) -> N
     if not equals or not dotted:
         raise ConfigError([f"--set {override}: write it as key.path=value"])
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, Loader=_Loader)
         node: Any = tree
         for key in keys[:-1]:
             node = node[key] if isinstance(key, int) else node.setdefault(key, {})
@@ -146,7 +146,7 @@ def _find_struct_mistakes(
 ) -> Iterable[tuple[KeyPath, str]]:
     hints = typing.get_type_hints(type_, include_extras=True)
     before = 0
-    for key, item in value.items():
+    for key in value:
         if key not in hints:
             close = difflib.get_close_matches(str(key), hints, n=1)
             meant = f"did you mean {close[0]!r}? " if close else ""

@@ -22,7 +22,6 @@ import math
 import msgspec
 import numpy as np
 import numpy.typing as npt
-
 from dualkd.daemon.records import Prediction, Verdict
 
 Floats = npt.NDArray[np.float64]
@@ -67,7 +66,7 @@ def noisy_or_hazard(
     calibration: Calibration, d_local: npt.ArrayLike | None, d_semantic: npt.ArrayLike | None
 ) -> Floats:
     """Return -log(1 - P) for arrays of distances: the unsaturated form of the score, for ranking."""
-    total = np.float64(0.0)
+    total: Floats = np.zeros(())
     for link, distance in ((calibration.local, d_local), (calibration.semantic, d_semantic)):
         if link is not None:
             if distance is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-
 from dualkd.daemon.bundle import (
     Bundle,
     GraphFile,

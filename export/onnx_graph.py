@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 
 import torch
-
 from dualkd.daemon.bundle import Precision
 from dualkd.train.detector import Detector
 

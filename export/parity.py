@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from dualkd.daemon.bundle import Parity
 from dualkd.daemon.decision import Calibration, decide
 from dualkd.daemon.engine import Engine, RawPrediction

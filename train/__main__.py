@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-
 from dualkd.configs.loader import ConfigError, dump, load
 from dualkd.daemon.calibration import CalibrationError
 from dualkd.daemon.frames import FrameError

@@ -39,7 +39,7 @@ class AnomalyMap(nn.Module):
     def forward(self, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
         """(B, G, N, D) twice -> anomaly_map (B, h, w) and d_local (B,), both float32."""
         distances = cosine_distance(teacher, student).mean(1)  # (B, N)
-        anomaly_map = self.rows @ distances.unflatten(1, self.grid) @ self.columns
+        anomaly_map = self.rows @ distances.view(-1, *self.grid) @ self.columns
         return anomaly_map, anomaly_map.flatten(1).topk(self.top_count, dim=1).values.mean(1)
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load_file, save_file
-
 from dualkd.daemon.decision import Calibration
 from dualkd.train.config import TrainConfig
 from dualkd.train.detector import Detector
 from dualkd.train.weights import StateDict, WeightsError, WeightsRecord, load_weights
+from safetensors.torch import load_file, save_file
 
 RUN_NAME = "run.json"
 WEIGHTS_NAME = "students.safetensors"

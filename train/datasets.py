@@ -13,7 +13,6 @@ from typing import Literal
 
 import cv2
 import numpy as np
-
 from dualkd.daemon.bundle import file_sha256
 from dualkd.daemon.frames import FrameError, Image, list_images, read_image
 

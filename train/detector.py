@@ -7,13 +7,12 @@ not in it: they belong to dualkd.daemon.decision, where an operator can move the
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-
 from dualkd.train.anomaly_map import AnomalyMap
 from dualkd.train.config import PATCH_PX, TrainConfig
 from dualkd.train.losses import semantic_loss
 from dualkd.train.model import LocalStudent, SemanticStudent, Teacher, TeacherTokens, semantic_size
 from dualkd.train.pixels import AreaResize, Normalise
+from torch import Tensor, nn
 
 
 class Detector(nn.Module):

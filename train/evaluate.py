@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-
 from dualkd.daemon.calibration import describe
 from dualkd.daemon.decision import Calibration, noisy_or_hazard
 from dualkd.daemon.engine import RawPrediction
@@ -85,8 +84,14 @@ def write_report(
         {"name": sample.name, "kind": sample.kind, "score": float(score), "hazard": float(hazard)}
         for sample, score, hazard in zip(result.samples, result.score, result.hazard, strict=True)
     ]
-    document = {**facts, "metrics": result.metrics, "misses": result.misses,
-                "false_rejects": result.false_rejects, "threshold": calibration.threshold, "parts": parts}  # fmt: skip
+    document = {
+        **facts,
+        "metrics": result.metrics,
+        "misses": result.misses,
+        "false_rejects": result.false_rejects,
+        "threshold": calibration.threshold,
+        "parts": parts,
+    }
     (folder / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
     (folder / "table.md").write_text(format_table(result.metrics) + "\n", encoding="utf-8")
     kinds = [GOOD, *sorted({sample.kind for sample in result.samples} - {GOOD})]
@@ -162,17 +167,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     calibration = _calibration(run)
     result = evaluate(raw, dataset.test, calibration)
     folder = options.out or options.run / "eval" / dataset.name
+    good = sum(sample.kind == GOOD for sample in dataset.test)
+    defects = len(dataset.test) - good
     facts: dict[str, object] = {
-        "run": str(options.run), "data": dataset.name, "teacher": run.teacher, "good": sum(s.kind == GOOD for s in dataset.test),
-        "defects": sum(s.kind != GOOD for s in dataset.test), "pixel_metric_side_px": PIXEL_METRIC_SIDE,
-    }  # fmt: skip
+        "run": str(options.run),
+        "data": dataset.name,
+        "teacher": run.teacher,
+        "good": good,
+        "defects": defects,
+        "pixel_metric_side_px": PIXEL_METRIC_SIDE,
+    }
     write_report(result, calibration, folder, facts)
-    print(
-        f"{dataset.name}: {facts['good']} good, {facts['defects']} defects; teacher weights: {run.teacher.source}\n"
-    )
+    print(f"{dataset.name}: {good} good, {defects} defects; teacher weights: {run.teacher.source}\n")
     print(format_table(result.metrics))
     print(
-        f"\n{result.misses} of {facts['defects']} defects passed, {result.false_rejects} of {facts['good']} good parts failed"
+        f"\n{result.misses} of {defects} defects passed, {result.false_rejects} of {good} good parts failed"
     )
     print(f"{describe(calibration)}\nlook at {folder / 'sheet.png'} and {folder / 'scores.png'}")
     return 0

@@ -14,9 +14,8 @@ with this link and good frames alone, the joint objective is exactly a weighted 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from dualkd.train.anomaly_map import cosine_distance
+from torch import Tensor
 
 EASY_GRADIENT = 0.1  # what is left of the gradient of an easy token
 

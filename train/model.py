@@ -10,16 +10,16 @@ student's bottleneck, linear attention and grouping follow Guo et al., Dinomaly 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import timm
 import torch
+from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
+from dualkd.train.weights import StateDict, WeightsError
 from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
-
-from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
-from dualkd.train.weights import StateDict, WeightsError
 
 GROUPS = 2
 
@@ -65,7 +65,7 @@ class Teacher(nn.Module):
                 f"the teacher's weights lack {len(missing)} tensors, the first is {missing[0]!r}"
             )
 
-    def train(self, mode: bool = True) -> Teacher:
+    def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002 (nn.Module's signature)
         """Stay in evaluation mode: the teacher is frozen."""
         return super().train(False)
 
@@ -113,7 +113,8 @@ class LinearAttention(nn.Module):
         context = key.transpose(-2, -1) @ value  # (B, heads, d, d)
         norm = query @ key.sum(-2, keepdim=True).transpose(-2, -1)  # (B, heads, N, 1)
         attended = (query @ context) / norm
-        return self.proj(attended.transpose(1, 2).reshape(batch, count, width))
+        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, count, width))
+        return projected
 
 
 class DecoderBlock(nn.Module):
@@ -128,7 +129,8 @@ class DecoderBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        return tokens
 
 
 class LocalStudent(nn.Module):
@@ -146,7 +148,7 @@ class LocalStudent(nn.Module):
         self.groups = split_groups(range(config.depth))
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
-        """Teacher's (B, G, N, D) -> their reconstruction (B, G, N, D); deep decoder blocks pair with shallow teacher ones."""
+        """Teacher's (B, G, N, D) -> their reconstruction; deep decoder blocks pair with shallow groups."""
         tokens = self.bottleneck(patch_tokens.mean(1))
         levels = []
         for block in self.blocks:
@@ -197,7 +199,7 @@ class SemanticStudent(nn.Module):
 def split_groups(items: Sequence[int]) -> list[list[int]]:
     """Split blocks into GROUPS runs of nearly equal length, shallow first; no items, no groups."""
     edges = [round(index * len(items) / GROUPS) for index in range(GROUPS + 1)]
-    return [list(items[start:stop]) for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+    return [list(items[start:stop]) for start, stop in pairwise(edges) if stop > start]
 
 
 def semantic_size(config: TrainConfig) -> tuple[int, int]:

