@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection
 
 import cv2
 import numpy as np
-
 from dualkd.daemon import ring
 from dualkd.daemon.sources import Picture, Source, SourceError, now_ns, open_source
 

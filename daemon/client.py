@@ -13,7 +13,6 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 import zmq
-
 from dualkd.daemon.messages import (
     MAX_MESSAGE_BYTES,
     Message,

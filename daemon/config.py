@@ -10,7 +10,6 @@ import ipaddress
 from typing import Annotated, Literal
 
 import msgspec
-
 from dualkd.daemon.bundle import Precision
 from dualkd.daemon.messages import TopicName
 

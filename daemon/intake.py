@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 import msgspec
-
 from dualkd.daemon import ring
 from dualkd.daemon.capture import OpenSource, capture_main
 from dualkd.daemon.config import CameraConfig

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-
 from dualkd.daemon.bundle import Bundle
 from dualkd.daemon.decision import decide
 from dualkd.daemon.engine import Engine, EngineError

@@ -16,7 +16,6 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
-
 from dualkd.daemon.records import Outcome
 
 SCHEMA = 1

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 import zmq
-
 from dualkd.daemon.config import PublisherConfig
 from dualkd.daemon.messages import Header, encode_results, encode_scores
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-
 from dualkd.daemon.records import Region
 
 MAX_REGIONS = 16

@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
-
 from dualkd.daemon.containers import missing_bytes
 from dualkd.daemon.frames import IMAGE_SUFFIXES, FrameError, Image, list_images, read_image
 

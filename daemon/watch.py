@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TextIO
 
 import msgspec
-
 from dualkd.daemon.client import Result, Status, Subscriber, SubscriberTimeoutError
 from dualkd.daemon.messages import MessageError
 
@@ -123,7 +122,6 @@ class _Watch:
         if result.anomaly_map is None:
             return
         import cv2  # only here: watching needs no OpenCV
-
         from dualkd.daemon.heatmap import heatmap
 
         header = result.header

@@ -19,8 +19,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
-
 from dualkd.daemon.bundle import (
     Bundle,
     GraphFile,
@@ -34,6 +32,7 @@ from dualkd.daemon.bundle import (
 )
 from dualkd.daemon.decision import Calibration, Link
 from dualkd.daemon.engine import EngineError, RawPrediction
+from onnx import TensorProto, helper
 
 SIDE = 64
 CELL = 8

@@ -1,0 +1,114 @@
+"""The daemon as a real process, for tests: start it, hear it, stop it, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from dualkd.daemon.client import Result, Status, Subscriber
+
+PATIENCE_S = 60.0  # a deadline, not a wait: on a busy machine everything takes longer
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
+    """Wait for `condition`; fail with `what` when it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(0.005)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a socket's address."""
+    with tempfile.TemporaryDirectory(prefix="dk", dir="/tmp") as name:
+        yield Path(name)
+
+
+class DaemonProcess:
+    """`python -m dualkd.daemon` with a configuration; a context manager that kills what is left."""
+
+    def __init__(self, folder: Path, bundle: Path, cameras: list[dict[str, Any]], **changes: Any) -> None:
+        """`changes` are top-level keys; `publisher` is merged. Sockets are ipc ones in `folder`."""
+        self.results = f"ipc://{folder}/results"
+        self.scores = f"ipc://{folder}/scores"
+        publisher = {"results": self.results, "scores": self.scores, "wait_for_subscribers": 1}
+        publisher.update(changes.pop("publisher", {}))
+        config = {
+            "line": "test",
+            "bundle": str(bundle),
+            "engine": {"threads": 1},
+            "cameras": cameras,
+            "publisher": publisher,
+            **changes,
+        }
+        self._config = folder / "daemon.yaml"
+        self._config.write_text(yaml.safe_dump(config))
+        self._log = folder / "log"
+        self.environment: dict[str, str] = {}
+
+    def __enter__(self) -> DaemonProcess:
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dualkd.daemon", str(self._config)],
+                stderr=log,
+                env={**os.environ, **self.environment},
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        if error is not None:
+            print(self.log, file=sys.stderr)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait(self) -> int:
+        """The exit status, once it has ended."""
+        return self.process.wait(PATIENCE_S)
+
+    def subscriber(self, endpoint: str | None = None) -> Subscriber:
+        return Subscriber(endpoint or self.results, timeout_s=PATIENCE_S, until_ended=True)
+
+    def capture_pids(self) -> list[int]:
+        """The processes that it started to capture."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def receive_to_the_end(subscriber: Subscriber) -> tuple[list[Result], list[Status]]:
+    """Everything until the status that says the daemon has ended."""
+    results: list[Result] = []
+    statuses: list[Status] = []
+    while True:
+        received = subscriber.receive(PATIENCE_S)
+        if isinstance(received, Result):
+            results.append(received)
+            continue
+        statuses.append(received)
+        if received.header.state == "ended":
+            return results, statuses
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
