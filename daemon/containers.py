@@ -16,7 +16,7 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def missing_bytes(path: Path) -> int:
-    """Return how many bytes the file is shorter than its container says; 0 if whole or of another kind."""
+    """Return how many bytes, at least, the container says are missing; 0 if whole or of another kind."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(8)

@@ -85,7 +85,7 @@ class VideoFile:
             missing = missing_bytes(path)
         except OSError as error:
             raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-        self._cut = f"the file is cut short, {missing} bytes are missing at its end" if missing else ""
+        self._cut = f"the file is cut short, at least {missing} bytes are missing" if missing else ""
         self._path = path
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():

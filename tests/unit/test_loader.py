@@ -1,0 +1,109 @@
+"""YAML to structs: every mistake is one line that says where, what and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import pytest
+from dualkd.configs.loader import ConfigError, dump, load
+
+
+class Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    size: Annotated[int, msgspec.Meta(ge=1, le=9)]
+    kind: Literal["round", "square"] = "round"
+
+
+class Whole(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    rate: float = 1.0
+    parts: list[Part] = msgspec.field(default_factory=list)
+    spare: Part | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.parts) > 2:
+            raise ValueError("parts: at most two")
+
+
+def mistakes(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    config = tmp_path / "c.yaml"
+    config.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(config, Whole, overrides)
+    return [line.replace(f"{config}:", "") for line in caught.value.mistakes]
+
+
+def test_a_file_becomes_a_struct_and_goes_back(tmp_path: Path) -> None:
+    """Defaults are filled in, and what dump prints loads as the same thing."""
+    config = tmp_path / "c.yaml"
+    config.write_text("name: x\nrate: 1e-3\nparts:\n  - size: 3\n")
+    loaded = load(config, Whole)
+    assert loaded == Whole(name="x", rate=0.001, parts=[Part(size=3, kind="round")])
+    config.write_text(dump(loaded))
+    assert load(config, Whole) == loaded
+
+
+def test_all_mistakes_are_told_at_once_with_line_and_key_path(tmp_path: Path) -> None:
+    """Unknown key, wrong type, out of range, not among the choices, missing: five mistakes, five lines."""
+    told = mistakes(tmp_path, "nam: x\nrate: fast\nparts:\n  - size: 10\n    kind: oval\n")
+    assert told[0] == "1: nam: unknown key; did you mean 'name'? allowed: name, rate, parts, spare"
+    assert "2: rate: got 'fast': Expected `float`, got `str`" in told
+    assert "4: parts.0.size: got 10: Expected `int` <= 9" in told
+    assert any(line.startswith("5: parts.0.kind: got 'oval'") for line in told)
+    assert " name: is missing, and has no default" in told
+    assert len(told) == 5
+
+
+def test_a_key_given_twice_is_a_mistake(tmp_path: Path) -> None:
+    """YAML would keep the last one silently."""
+    assert mistakes(tmp_path, "name: x\nname: y\n") == ["2: name: given twice (first on line 1); remove one"]
+
+
+def test_a_rule_over_several_keys_is_told(tmp_path: Path) -> None:
+    """What a struct's own check says reaches the user."""
+    (told,) = mistakes(tmp_path, "name: x\nparts: [{size: 1}, {size: 1}, {size: 1}]\n")
+    assert "parts: at most two" in told
+
+
+def test_an_override_wins_and_is_checked_like_the_file(tmp_path: Path) -> None:
+    """Values are YAML; a wrong one is named by its path, without the file's line."""
+    config = tmp_path / "c.yaml"
+    config.write_text("name: x\nparts: [{size: 1}]\n")
+    loaded = load(config, Whole, ["parts.0.size=7", "rate=2.5", "spare.size=2"])
+    assert (loaded.parts[0].size, loaded.rate, loaded.spare) == (7, 2.5, Part(size=2))
+    assert mistakes(tmp_path, "name: x\nparts: [{size: 1}]\n", "parts.0.size=0")[0].endswith(
+        "Expected `int` >= 1"
+    )
+    assert "no such place" in mistakes(tmp_path, "name: x\n", "parts.3.size=1")[0]
+    assert "write it as key.path=value" in mistakes(tmp_path, "name: x\n", "rate")[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [1", "is not valid YAML"),
+        (b"\xff\xfe\x00x", "not UTF-8"),
+        (b"- 1\n", "expected a mapping"),
+        (b"", "missing"),
+    ],
+)
+def test_what_is_no_configuration_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    """Broken YAML, not text, a list instead of a mapping, nothing at all."""
+    config = tmp_path / "c.yaml"
+    config.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        load(config, Whole)
+
+
+def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
+    """The path, and the system's reason."""
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        load(tmp_path / "none.yaml", Whole)
+
+
+def test_words_stay_words_and_numbers_numbers(tmp_path: Path) -> None:
+    """`off` and `no` are strings as in YAML 1.2; 1e-3 is a number."""
+    config = tmp_path / "c.yaml"
+    config.write_text("name: off\nrate: 1e3\n")
+    assert load(config, Whole) == Whole(name="off", rate=1000.0)
