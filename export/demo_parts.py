@@ -125,9 +125,7 @@ def _posed(part: Part, *planes: Floats) -> list[Floats]:
 
 
 def posed_relief(part: Part) -> Relief:
-    """The part with its own look, its defect and its pose. A missing part has alpha 0 everywhere."""
-    if part.defect == "missing":
-        return Relief()
+    """The part with its own look, its local defect and its pose; of a missing part, what should lie there."""
     relief = _nominal(part.kind, part.defect == "wrong_build").copy()
     rng = _stream(part, "look")
     tone = (KINDS | FOREIGN_KINDS)[part.kind].texture(rng) + 0.024 * noise(rng, 80)
