@@ -11,7 +11,9 @@ grey levels: DARK passes, BRIGHT fails, and a bright square on dark makes one re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +34,9 @@ from dualkd.daemon.bundle import (
 )
 from dualkd.daemon.decision import Calibration, Link
 from dualkd.daemon.engine import EngineError, RawPrediction
+from dualkd.daemon.intake import Lease
+from dualkd.daemon.messages import Header, ResultHeader, StatusHeader
+from dualkd.daemon.records import Frame
 from onnx import TensorProto, helper
 
 SIDE = 64
@@ -195,3 +200,105 @@ def write_folder(path: Path, images: Iterable[Image]) -> Path:
 def load(path: Path) -> Bundle:
     """A written bundle, verified."""
     return load_bundle(path)
+
+
+class ListedFrames:
+    """The Frames protocol over a list: what an intake would give, without processes."""
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self.waiting = list(frames)
+        self.released: list[int] = []
+        self.closed = False
+        self._captured = Counter(frame.camera for frame in self.waiting)
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def opened(self) -> bool:
+        return True
+
+    def unopened(self) -> list[str]:
+        return []
+
+    def go(self) -> None:
+        """Nothing waits for it."""
+
+    def take(self, limit: int, wait_s: float, gather_s: float) -> list[Lease]:  # noqa: ARG002 (never waits)
+        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        return [Lease(frame, frame.frame_id) for frame in taken]
+
+    def release(self, lease: Lease) -> None:
+        self.released.append(lease.slot)
+
+    def stop(self) -> None:
+        """It has nothing more anyway."""
+
+    def abandon(self) -> None:
+        """Nothing to kill."""
+
+    def ended(self) -> bool:
+        return not self.waiting
+
+    def running(self) -> list[str]:
+        return []
+
+    def failures(self) -> list[str]:
+        return []
+
+    def counters(self) -> dict[str, tuple[int, dict[str, int]]]:
+        return {camera: (captured, {}) for camera, captured in self._captured.items()}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class KeptMessages:
+    """The Publisher protocol into lists; `slow_s` makes every message take its time."""
+
+    def __init__(self, slow_s: float = 0.0) -> None:
+        self.subscriptions = 0
+        self.endpoints = ["kept", "kept"]
+        self.results: list[ResultHeader] = []
+        self.statuses: list[StatusHeader] = []
+        self.on_result: Callable[[], None] | None = None
+        self._slow_s = slow_s
+        self._seq: Counter[str] = Counter()
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def next_seq(self, topic: str) -> int:
+        self._seq[topic] += 1
+        return self._seq[topic] - 1
+
+    def publish(
+        self,
+        topic: str,  # noqa: ARG002 (the header says it too)
+        header: Header,
+        map_bytes: bytes | None,  # noqa: ARG002 (tests of the service look at headers)
+        keep_trying: Callable[[], bool] | None,  # noqa: ARG002 (never full)
+    ) -> bool:
+        if isinstance(header, StatusHeader):
+            self.statuses.append(header)
+            return True
+        self.results.append(header)
+        time.sleep(self._slow_s)
+        if self.on_result is not None:
+            self.on_result()
+        return True
+
+    def serve_subscriptions(self) -> None:
+        """Nobody subscribes."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class SilentNotifier:
+    """The Notifier protocol, told but not telling."""
+
+    def tell(self, *lines: str) -> None:
+        """Nobody listens."""
+
+    def feed_watchdog(self) -> None:
+        """Nobody watches."""
