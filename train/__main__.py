@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"dualkd-train: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("dualkd-train: interrupted; what was saved before stays", file=sys.stderr)
+        return 130
     except TrainingStopped as stop:
         print(f"dualkd-train: {stop}", file=sys.stderr)
         return 130

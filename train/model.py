@@ -39,7 +39,14 @@ class Teacher(nn.Module):
     ) -> None:
         """`size`: (height, width) in pixels; `local`, `semantic`: the zero-based blocks each student reads."""
         super().__init__()
-        self.vit: VisionTransformer = timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
+        try:
+            self.vit: VisionTransformer = timm.create_model(
+                name, pretrained=False, num_classes=0, img_size=size
+            )
+        except (RuntimeError, TypeError) as error:  # an unknown name, or a network that is no ViT
+            raise WeightsError(
+                f"teacher {name!r} is not a vision transformer that timm knows: {error}"
+            ) from error
         if self.vit.patch_embed.patch_size != (PATCH_PX, PATCH_PX):
             raise WeightsError(
                 f"teacher {name!r} has patches of {self.vit.patch_embed.patch_size}, needs {PATCH_PX}"

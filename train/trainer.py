@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -138,23 +140,37 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         plot_losses(loop.history, folder / "loss.png")
         return run
 
-    try:
-        saved = time.monotonic()
-        for _ in loop.steps():
-            if time.monotonic() - saved > SAVE_EVERY_S:
+    saved = time.monotonic()
+    with interruption() as interrupted:
+        for step in loop.steps():
+            stopped = interrupted.is_set() and step < settings.steps
+            if stopped or time.monotonic() - saved > SAVE_EVERY_S:
                 save(None)
                 saved = time.monotonic()
-    except KeyboardInterrupt:
-        save(None)
-        raise TrainingStopped(
-            f"stopped after step {loop.step} of {settings.steps}; go on with --resume"
-        ) from None
+            if stopped:
+                raise TrainingStopped(f"stopped after step {step} of {settings.steps}; go on with --resume")
     detector.eval()
     calibration = fit_calibration(
         predict(detector, held_frames, device), config.calibration.false_reject_rate
     )
     log.info("%s", describe(calibration))
     return save(calibration)
+
+
+@contextmanager
+def interruption() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets, so that no step is left half done; a second Ctrl-C interrupts at once."""
+    event = threading.Event()
+
+    def note(*_: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Loop:

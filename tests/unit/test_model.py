@@ -1,0 +1,76 @@
+"""The three networks: what is frozen, what is dropped, what is read from where."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dualkd.train.config import DataConfig, InputConfig, LocalConfig, SemanticConfig, TrainConfig
+from dualkd.train.detector import Detector, infer
+from dualkd.train.model import LinearAttention, Teacher, split_groups
+from dualkd.train.weights import WeightsError
+
+
+def config(students: str = "both") -> TrainConfig:
+    return TrainConfig(
+        run="unused",
+        data=DataConfig(root="unused"),
+        students=students,  # type: ignore[arg-type]
+        input=InputConfig(height=42, width=56),
+        local=LocalConfig(blocks=[0, 1, 2], depth=2),
+        semantic=SemanticConfig(blocks=[1, 3], depth=2, width=48, heads=3, side=28),
+    )
+
+
+@pytest.mark.parametrize(
+    ("students", "names"),
+    [
+        ("both", ["d_local", "d_semantic", "anomaly_map"]),
+        ("local", ["d_local", "anomaly_map"]),
+        ("semantic", ["d_semantic"]),
+    ],
+)
+def test_a_student_switched_off_is_not_built(students: str, names: list[str]) -> None:
+    """Neither its outputs nor its parameters, nor teacher blocks that only it reads."""
+    detector = Detector(config(students)).eval()
+    outputs = infer(detector, torch.zeros(2, 42, 56, 3, dtype=torch.uint8))
+    assert list(outputs) == names
+    assert {key.split(".")[0] for key in detector.student_state()} == (
+        {"local", "semantic"} if students == "both" else {students}
+    )
+    assert len(detector.teacher.vit.blocks) == (3 if students == "local" else 4)
+    if "anomaly_map" in outputs:
+        assert outputs["anomaly_map"].shape == (2, 3, 4)
+
+
+def test_the_teacher_stays_frozen_in_training() -> None:
+    """Neither gradients nor training mode reach it."""
+    detector = Detector(config()).train()
+    assert not detector.teacher.training
+    assert not any(parameter.requires_grad for parameter in detector.teacher.parameters())
+    assert any(parameter.requires_grad for parameter in detector.parameters())
+
+
+def test_a_block_that_the_teacher_lacks_is_named() -> None:
+    """Twelve blocks are counted from zero."""
+    with pytest.raises(WeightsError, match=r"blocks 0\.\.11; there is no block 12"):
+        Teacher("vit_small_patch14_dinov2", (28, 28), [11, 12], [])
+
+
+def test_linear_attention_equals_its_definition() -> None:
+    """phi(q) phi(k)^T v, normalised over keys, with phi = elu + 1; computed without the N x N matrix."""
+    torch.manual_seed(0)
+    attention = LinearAttention(12, heads=3)
+    tokens = torch.randn(2, 7, 12)
+    query, key, value = attention.qkv(tokens).view(2, 7, 3, 3, 4).permute(2, 0, 3, 1, 4)
+    weights = (torch.nn.functional.elu(query) + 1) @ (torch.nn.functional.elu(key) + 1).transpose(-2, -1)
+    weights = weights / weights.sum(-1, keepdim=True)
+    expected = attention.proj((weights @ value).transpose(1, 2).reshape(2, 7, 12))
+    torch.testing.assert_close(attention(tokens), expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "groups"), [(8, [[0, 1, 2, 3], [4, 5, 6, 7]]), (3, [[0, 1], [2]]), (1, [[0]]), (0, [])]
+)
+def test_groups_split_blocks_shallow_first(count: int, groups: list[list[int]]) -> None:
+    """Two runs of nearly equal length; no blocks, no groups."""
+    assert split_groups(range(count)) == groups
