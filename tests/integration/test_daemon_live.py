@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from dualkd.daemon.config import DaemonConfig
 from dualkd.daemon.intake import DROPPED_NO_SLOT, DROPPED_OLDER, Intake
 from dualkd.daemon.service import Service
 from dualkd.daemon.sources import SourceError
+from running import alive, wait_until
 
 
 def live_service(
@@ -73,3 +76,34 @@ def test_a_camera_that_never_opens_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"camera cam: did not open within 0\.3 s"):
         service.run()
     assert messages.statuses[-1].exit_status == 5
+
+
+HANGING_PARENT = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import cameras
+from dualkd.daemon.config import CameraConfig
+from dualkd.daemon.intake import Intake
+
+if __name__ == "__main__":
+    intake = Intake([CameraConfig(name="cam", source="1@0.001")], cameras.open_hanging)
+    intake.start()
+    intake.go()
+    while not intake.take(1, 1.0, 0.0):
+        pass
+    print(intake._cameras["cam"].process.pid, flush=True)
+    time.sleep(1e6)
+"""
+
+
+def test_a_hanging_capture_process_dies_with_its_parent(tmp_path: Path) -> None:
+    """It cannot see that the pipe is closed while it hangs in read(), so the kernel has to end it."""
+    script = tmp_path / "parent.py"
+    script.write_text(HANGING_PARENT)
+    command = [sys.executable, str(script), str(Path(__file__).parents[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+        wait_until(lambda: not alive(pid), "the capture process ends with its parent")
