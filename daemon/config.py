@@ -29,7 +29,7 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """One camera: a video file, a folder of images, a camera's index or device, or a URL."""
 
     name: TopicName
-    source: Text
+    source: Text | Annotated[int, msgspec.Meta(ge=0)]  # a number is a camera's index
     pace: Literal["source", "max"] = "source"  # files only: at the film's own pace, or as fast as judged
     slots: Annotated[int, msgspec.Meta(ge=2, le=64)] = 4  # pictures held in shared memory
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-import msgspec
 from dualkd.daemon import ring
 from dualkd.daemon.capture import OpenSource, capture_main
 from dualkd.daemon.config import CameraConfig
+from dualkd.daemon.parts import Lease
 from dualkd.daemon.records import Frame
 from dualkd.daemon.sources import SourceError, open_source
 
@@ -28,14 +28,6 @@ logger = logging.getLogger(__name__)
 
 DROPPED_NO_SLOT = "capture: no free slot"
 DROPPED_OLDER = "intake: a newer frame came"
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A frame and the slot that its picture lies in; give it back with Intake.release, once."""
-
-    frame: Frame
-    slot: int
 
 
 @dataclass(slots=True)
@@ -73,7 +65,7 @@ class Intake:
             ours, theirs = context.Pipe(duplex=True)
             process = context.Process(
                 target=capture_main,
-                args=(theirs, config.source, config.pace, config.slots, os.getpid(), self._open),
+                args=(theirs, str(config.source), config.pace, config.slots, os.getpid(), self._open),
                 name=f"capture-{config.name}",
                 daemon=True,
             )
@@ -183,13 +175,12 @@ class Intake:
                     if isinstance(message, ring.NewSlot):
                         camera.reader.accept(message)
                         continue
-                except (EOFError, OSError, RuntimeError, msgspec.MsgspecError) as error:
+                    with self._changed:
+                        self._heard(camera, message)
+                        self._changed.notify_all()
+                except (EOFError, OSError, RuntimeError, LookupError, ValueError) as error:
                     del of[camera.connection]
                     self._lost(camera, error)
-                    continue
-                with self._changed:
-                    self._heard(camera, message)
-                    self._changed.notify_all()
 
     def _heard(self, camera: _Camera, message: ring.FromChild) -> None:
         name = camera.config.name
@@ -236,16 +227,13 @@ class Intake:
 
     def _lost(self, camera: _Camera, error: Exception) -> None:
         """The capture process is gone or speaks nonsense: unless it had said goodbye, that is a failure."""
-        if not isinstance(error, EOFError | OSError):
+        gone = isinstance(error, EOFError | ConnectionError)
+        if not gone:
             camera.process.kill()
         camera.process.join()
         with self._changed:
             if not camera.ended and not self._closing:
-                how = (
-                    f"exit code {camera.process.exitcode}"
-                    if isinstance(error, EOFError | OSError)
-                    else str(error)
-                )
+                how = f"exit code {camera.process.exitcode}" if gone else f"{type(error).__name__}: {error}"
                 self._failures.append(f"camera {camera.config.name}: its capture process died ({how})")
             camera.ended = True
             self._changed.notify_all()

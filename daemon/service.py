@@ -9,17 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
 from enum import IntEnum
-from typing import Protocol
 
 from dualkd.daemon.bundle import Bundle, BundleError
 from dualkd.daemon.config import DaemonConfig
 from dualkd.daemon.engine import Engine, EngineError
-from dualkd.daemon.intake import Lease
 from dualkd.daemon.judge import Judge, Judged
 from dualkd.daemon.ledger import Ledger
-from dualkd.daemon.messages import BundleRef, Header, State, StatusHeader, result_topic, status_topic
+from dualkd.daemon.messages import BundleRef, State, StatusHeader, result_topic, status_topic
+from dualkd.daemon.parts import EngineLoader, Frames, Notifier, Publisher
 from dualkd.daemon.publisher import PublisherError
 from dualkd.daemon.report import result_message
 from dualkd.daemon.sources import SourceError
@@ -50,54 +48,6 @@ _STATUS_OF: dict[type[Exception], ExitStatus] = {
     SourceError: ExitStatus.SOURCE,
     PublisherError: ExitStatus.PUBLISHER,
 }
-
-
-class Frames(Protocol):
-    """Where frames come from; see intake.Intake."""
-
-    def start(self) -> None: ...
-    def opened(self) -> bool: ...
-    def unopened(self) -> list[str]: ...
-    def go(self) -> None: ...
-    def take(self, limit: int, wait_s: float, gather_s: float) -> list[Lease]: ...
-    def release(self, lease: Lease) -> None: ...
-    def stop(self) -> None: ...
-    def abandon(self) -> None: ...
-    def ended(self) -> bool: ...
-    def running(self) -> list[str]: ...
-    def failures(self) -> list[str]: ...
-    def counters(self) -> Mapping[str, tuple[int, Mapping[str, int]]]: ...
-    def close(self) -> None: ...
-
-
-class Publisher(Protocol):
-    """Where messages go; see publisher.ZmqPublisher."""
-
-    subscriptions: int
-    endpoints: list[str]
-
-    def open(self) -> None: ...
-    def next_seq(self, topic: str) -> int: ...
-    def publish(
-        self, topic: str, header: Header, map_bytes: bytes | None, keep_trying: KeepTrying | None
-    ) -> bool: ...
-    def serve_subscriptions(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class KeepTrying(Protocol):
-    def __call__(self) -> bool: ...
-
-
-class Notifier(Protocol):
-    """Who wants to know how the service is; see notify.SystemdNotifier."""
-
-    def tell(self, *lines: str) -> None: ...
-    def feed_watchdog(self) -> None: ...
-
-
-class EngineLoader(Protocol):
-    def __call__(self) -> Engine: ...
 
 
 class Service:
@@ -159,8 +109,8 @@ class Service:
         self._wait_for_sources()
         self._notifier.tell("READY=1", f"STATUS=line {self._config.line}")
         self._wait_for_subscribers()
-        self._frames.go()
         if not self._stop_requests:
+            self._frames.go()
             self._enter("running")
 
     def main_loop(self) -> None:
@@ -184,17 +134,17 @@ class Service:
         self._drop_the_rest()
         self._ledger.capture_counters(self._frames.counters())
         self._state = "ended"
-        if self._publisher.endpoints:
+        if len(self._publisher.endpoints) == 2:  # both sockets are open
+            self._deadline_s = time.monotonic() + self._config.stop_grace_s
             self._say_status(outcome, reason)
         self._frames.close()
         if self._engine is not None:
             self._engine.close()
         self._publisher.close()
         for camera, totals in self._ledger.totals([]).items():
-            logger.info(
-                "camera %s: %d captured: %d PASS, %d FAIL, %d INVALID, %d dropped", camera, totals.captured,
-                totals.passed, totals.failed, totals.invalid, sum(totals.dropped.values()),
-            )  # fmt: skip
+            verdicts = f"{totals.passed} PASS, {totals.failed} FAIL, {totals.invalid} INVALID"
+            dropped = sum(totals.dropped.values())
+            logger.info("camera %s: %d captured: %s, %d dropped", camera, totals.captured, verdicts, dropped)
 
     def _judge_some(self) -> None:
         """One turn of the loop: take frames, judge them, publish each verdict."""

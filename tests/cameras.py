@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -57,6 +58,13 @@ def open_hanging(source: str) -> HangingCamera:
     """`source` is "COUNT@PERIOD_S"."""
     count, _, period_s = source.partition("@")
     return HangingCamera(int(count), float(period_s))
+
+
+def open_babbling(source: str) -> SteadyCamera:
+    """Says what no capture process says, over the connection that its process was given."""
+    frame = sys._getframe(1)  # capture_main's
+    frame.f_locals["connection"].send_bytes(b"\xc1 nonsense")
+    return open_steady(source)
 
 
 def open_never(source: str) -> SteadyCamera:

@@ -34,8 +34,8 @@ from dualkd.daemon.bundle import (
 )
 from dualkd.daemon.decision import Calibration, Link
 from dualkd.daemon.engine import EngineError, RawPrediction
-from dualkd.daemon.intake import Lease
 from dualkd.daemon.messages import Header, ResultHeader, StatusHeader
+from dualkd.daemon.parts import Lease
 from dualkd.daemon.records import Frame
 from onnx import TensorProto, helper
 

@@ -78,6 +78,15 @@ def test_a_camera_that_never_opens_is_told_by_name(tmp_path: Path) -> None:
     assert messages.statuses[-1].exit_status == 5
 
 
+def test_a_capture_process_that_speaks_nonsense_is_ended_and_told(tmp_path: Path) -> None:
+    """The listener neither dies of it nor believes it: the daemon ends with the camera's name."""
+    messages = fakes.KeptMessages()
+    service, _ = live_service(tmp_path, "100@0.01", cameras.open_babbling, messages)
+    with pytest.raises(SourceError, match="camera cam: its capture process died .*DecodeError"):
+        service.run()
+    assert messages.statuses[-1].exit_status == 5
+
+
 HANGING_PARENT = """
 import sys, time
 sys.path.insert(0, sys.argv[1])

@@ -86,6 +86,25 @@ def test_a_used_port_is_a_publisher_error(folder: Path, bundle: Path, film: Path
     assert "publisher.results" in said
 
 
+def test_a_scores_path_that_is_taken_is_a_publisher_error(folder: Path, bundle: Path, film: Path) -> None:
+    """The second socket's fault ends as orderly as the first's."""
+    (folder / "scores").write_text("x")
+    said = refused(DaemonProcess(folder, bundle, [{"name": "cam", "source": str(film)}]), 6)
+    assert "there is a file that is no socket" in said
+
+
+def test_a_film_without_its_index_is_a_source_error_and_ffmpeg_keeps_quiet(
+    folder: Path, bundle: Path
+) -> None:
+    """A cut MP4 with its index at the end cannot be opened; our line says why, and is the only one."""
+    film = fakes.write_video(folder / "film.mp4", [fakes.picture(fakes.DARK)] * 30, codec="mp4v")
+    film.write_bytes(film.read_bytes()[:900])
+    daemon = DaemonProcess(folder, bundle, [{"name": "cam", "source": str(film)}])
+    assert "cannot be opened: the file is cut short, at least" in refused(daemon, 5)
+    strange = [line for line in daemon.log.splitlines() if " INFO " not in line]
+    assert len(strange) == 1
+
+
 def test_no_subscriber_in_time_is_a_publisher_error(folder: Path, bundle: Path, film: Path) -> None:
     """Told to wait for a subscriber, the daemon does not replay the film to nobody."""
     cameras = [{"name": "cam", "source": str(film)}]

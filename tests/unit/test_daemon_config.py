@@ -53,6 +53,11 @@ def test_endpoints_that_others_can_reach_are_refused(endpoint: str) -> None:
         convert(publisher={"results": endpoint})
 
 
+def test_a_camera_may_be_given_by_its_number() -> None:
+    """`source: 0` is what people write; it need not be quoted."""
+    assert convert(cameras=[{"name": "a", "source": 0}]).cameras[0].source == 0
+
+
 def test_two_sockets_need_two_endpoints() -> None:
     """results and scores on one address would be a publisher error later; it is a configuration error now."""
     with pytest.raises(msgspec.ValidationError, match="an endpoint each"):
@@ -66,6 +71,7 @@ def test_two_sockets_need_two_endpoints() -> None:
         [{"name": "a", "source": "s"}, {"name": "a", "source": "t"}],
         [{"name": "a/b", "source": "s"}],
         [{"name": "a", "source": ""}],
+        [{"name": "a", "source": -1}],
         [{"name": "a", "source": "s", "slots": 1}],
         [{"name": "a", "source": "s", "pace": "slow"}],
     ],
