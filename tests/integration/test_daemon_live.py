@@ -49,7 +49,7 @@ def test_a_live_camera_keeps_the_newest_frame_and_counts_the_rest(tmp_path: Path
     for header in messages.results:  # the picture is the one of its own number: no slot was overwritten
         assert header.d_semantic == pytest.approx((header.frame_id % 200) / 255, abs=1e-4)
     waits = sorted(header.stage_ms.wait for header in messages.results)
-    assert waits[len(waits) // 2] < 20
+    assert waits[len(waits) // 2] < 60
 
 
 def test_a_hanging_camera_is_killed_when_the_daemon_stops(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_capture_process_that_speaks_nonsense_is_ended_and_told(tmp_path: Path
     """The listener neither dies of it nor believes it: the daemon ends with the camera's name."""
     messages = fakes.KeptMessages()
     service, _ = live_service(tmp_path, "100@0.01", cameras.open_babbling, messages)
-    with pytest.raises(SourceError, match="camera cam: its capture process died .*DecodeError"):
+    with pytest.raises(SourceError, match=r"camera cam: its capture process died .*DecodeError"):
         service.run()
     assert messages.statuses[-1].exit_status == 5
 

@@ -200,7 +200,7 @@ def test_frames_arrive_at_the_films_own_pace(folder: Path, bundle: Path) -> None
         assert daemon.wait() == 0
     took_s = (results[-1].header.captured_mono_ns - results[0].header.captured_mono_ns) / 1e9
     assert len(results) == 26
-    assert took_s == pytest.approx(1.0, abs=0.25)
+    assert 0.9 < took_s < 3.0  # never faster; on a busy machine slower
 
 
 def resident_mib(pid: int) -> float:
