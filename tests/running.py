@@ -89,7 +89,9 @@ class DaemonProcess:
         """The processes that it started to capture."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [
+            int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
 
 
 def receive_to_the_end(subscriber: Subscriber) -> tuple[list[Result], list[Status]]:
