@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-
 from dualkd.daemon.decision import Calibration
 
 MANIFEST_NAME = "bundle.json"

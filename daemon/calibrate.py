@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-
 from dualkd.daemon.bundle import BundleError, load_bundle, write_manifest
 from dualkd.daemon.calibration import CalibrationError, describe, fit_calibration
 from dualkd.daemon.decision import Calibration

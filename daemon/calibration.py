@@ -11,7 +11,6 @@ from statistics import NormalDist
 import msgspec
 import numpy as np
 import numpy.typing as npt
-
 from dualkd.daemon.decision import Calibration, Link, noisy_or_hazard
 from dualkd.daemon.engine import RawPrediction
 

@@ -7,7 +7,6 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-
 from dualkd.daemon.bundle import Bundle, Precision
 from dualkd.daemon.engine import EngineError, RawPrediction
 
