@@ -35,7 +35,11 @@ class OnnxEngine:
 
     def infer(self, frames: npt.NDArray[np.uint8]) -> RawPrediction:
         expected = (self._input.height, self._input.width, 3)
-        if frames.dtype != np.uint8 or frames.shape[1:] != expected or not 1 <= len(frames) <= self._max_batch:
+        if (
+            frames.dtype != np.uint8
+            or frames.shape[1:] != expected
+            or not 1 <= len(frames) <= self._max_batch
+        ):
             raise EngineError(
                 f"the engine takes uint8 (1..{self._max_batch}, {expected[0]}, {expected[1]}, 3), "
                 f"got {frames.dtype} {frames.shape}"

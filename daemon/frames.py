@@ -62,5 +62,7 @@ def to_model_size(image: Image, height: int, width: int, out: Image | None = Non
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
     if out is not None and not np.may_share_memory(resized, out):
-        raise FrameError(f"`out` must be uint8 ({height}, {width}, 3) in one piece, got {out.dtype} {out.shape}")
+        raise FrameError(
+            f"`out` must be uint8 ({height}, {width}, 3) in one piece, got {out.dtype} {out.shape}"
+        )
     return np.asarray(resized, np.uint8)

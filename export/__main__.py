@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.source} is a bundle already; name a run, or give --fp16 to build its plan"
             )
         return _export(options.source, options.out, options.fp16, options.max_batch)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("dualkd"):
+            raise
+        needs = f"dualkd-export: exporting a run needs {error.name}, which is not here"
+        print(f"{needs}; pip install 'dualkd[train]'", file=sys.stderr)
+        return 1
     except (BundleError, EngineError) as error:
         print(f"dualkd-export: {error}", file=sys.stderr)
         return 1

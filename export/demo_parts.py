@@ -28,20 +28,21 @@ def _point_on(relief: Relief, rng: np.random.Generator, margin: int) -> tuple[fl
 
 
 def _scratch(relief: Relief, rng: np.random.Generator) -> None:
-    """One to three nearly parallel grooves that catch the light, broken where the tool skipped."""
+    """Two to four nearly parallel gouges, 2 to 4 pixels wide in the frame, broken where the tool skipped."""
     x, y = _point_on(relief, rng, 24)
     heading, bend = rng.uniform(0, np.pi), rng.uniform(-0.5, 0.5)
-    length, depth, whitening = rng.uniform(110, 260), rng.uniform(1.2, 2.4), rng.uniform(0.3, 0.6)
+    length, depth, whitening = rng.uniform(120, 260), rng.uniform(2.0, 3.5), rng.uniform(0.45, 0.75)
     skips = np.clip(1.2 + 0.7 * noise(rng, 28), 0.15, 1)
-    for groove in range(rng.integers(1, 4)):
+    for groove in range(rng.integers(2, 5)):
         along = np.linspace(-0.5, 0.5, 16) * length * (1 - 0.25 * groove)
         turn = heading + bend * along / length
         shift = groove * rng.uniform(9, 16)
         path_x = x + along * np.cos(turn) - shift * np.sin(heading)
         path_y = y + along * np.sin(turn) + shift * np.cos(heading)
-        mask = path(list(zip(path_x, path_y, strict=True)), int(rng.integers(2, 5))) * skips * relief.alpha
+        mask = path(list(zip(path_x, path_y, strict=True)), int(rng.integers(4, 9))) * skips * relief.alpha
         relief.height -= np.float32(depth) * mask
-        relief.bgr += spread(mask * np.float32(whitening)) * (np.float32(0.85) - relief.bgr)
+        tone = np.where(relief.bgr.mean(axis=2) > 0.5, 0.2, 0.9)  # dark on bright metal, bare on dark plastic
+        relief.bgr += spread(mask * np.float32(whitening)) * (spread(tone.astype(np.float32)) - relief.bgr)
 
 
 def _chip(relief: Relief, rng: np.random.Generator) -> None:

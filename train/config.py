@@ -53,6 +53,7 @@ class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     blocks: list[Index] = msgspec.field(
         default_factory=lambda: [2, 3, 4, 5, 6, 7, 8, 9]
     )  # of the teacher, from 0
+    prototypes: Index = 0  # size of the memory of good tokens; 0 for a bottleneck MLP instead
     depth: Count = 8  # decoder blocks
     heads: Count = 6
     dropout: Rate = 0.2  # in the bottleneck

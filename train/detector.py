@@ -9,10 +9,12 @@ from __future__ import annotations
 import torch
 from dualkd.train.anomaly_map import AnomalyMap
 from dualkd.train.config import PATCH_PX, TrainConfig
-from dualkd.train.losses import semantic_loss
 from dualkd.train.model import LocalStudent, SemanticStudent, Teacher, TeacherTokens, semantic_size
 from dualkd.train.pixels import AreaResize, Normalise
+from dualkd.train.semantic_metric import SemanticMetric
 from torch import Tensor, nn
+
+TRAINED = ("local.", "semantic.", "semantic_metric.")
 
 
 class Detector(nn.Module):
@@ -36,10 +38,12 @@ class Detector(nn.Module):
             AnomalyMap(self.grid, config.local.smoothing, config.local.top_share) if uses_local else None
         )
         self.semantic: SemanticStudent | None = None
+        self.semantic_metric: SemanticMetric | None = None
         self.resize: nn.Module = nn.Identity()
         if uses_semantic:
             small = semantic_size(config)
             self.semantic = SemanticStudent(config.semantic, small, width)
+            self.semantic_metric = SemanticMetric(len(config.semantic.blocks), width)
             if small != size:
                 self.resize = AreaResize(*size, small[0])
 
@@ -61,22 +65,19 @@ class Detector(nn.Module):
             anomaly_map, d_local = self.anomaly_map(tokens.patch_tokens, self.local(tokens.patch_tokens))
             distances.append(d_local)
             maps.append(anomaly_map)
-        if self.semantic is not None:
-            distances.append(semantic_loss(tokens.class_tokens, self.semantic(self.resize(images))))
+        if self.semantic is not None and self.semantic_metric is not None:
+            classes = self.semantic(self.resize(images))
+            distances.append(self.semantic_metric(tokens.class_tokens, classes))
         return (*distances, *maps)
 
     def student_state(self) -> dict[str, Tensor]:
         """The trained parameters only; the teacher's are known by their sha256."""
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if name.startswith(("local.", "semantic."))
-        }
+        return {name: value for name, value in self.state_dict().items() if name.startswith(TRAINED)}
 
     def load_student_state(self, state: dict[str, Tensor]) -> None:
         """Take what student_state gave. Raises RuntimeError from torch if names or shapes differ."""
         missing, unexpected = self.load_state_dict(state, strict=False)
-        missing = [name for name in missing if name.startswith(("local.", "semantic."))]
+        missing = [name for name in missing if name.startswith(TRAINED)]
         if missing or unexpected:
             raise RuntimeError(
                 f"the students' weights do not fit this configuration: {missing[:1] or unexpected[:1]}"

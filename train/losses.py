@@ -36,7 +36,7 @@ def local_loss(teacher: Tensor, student: Tensor, easy_share: float) -> Tensor:
 
 
 def semantic_loss(teacher: Tensor, student: Tensor) -> Tensor:
-    """d_semantic: mean over class tokens of 1 - cos, (B, K, D) twice -> (B,). Loss and score are the same."""
+    """Mean over class tokens of 1 - cos, (B, K, D) twice -> (B,)."""
     return cosine_distance(teacher, student).mean(1)
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import timm
 import torch
 from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
+from dualkd.train.prototypes import Prototypes
 from dualkd.train.weights import StateDict, WeightsError
 from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -141,28 +142,60 @@ class DecoderBlock(nn.Module):
 
 
 class LocalStudent(nn.Module):
-    """Encoder-decoder: rebuilds the teacher's patch tokens through a noisy bottleneck.
+    """Encoder-decoder: rebuilds the teacher's patch tokens through a narrow or noisy place.
 
-    Trained on good parts it rebuilds good tokens only; where it fails, something small is wrong.
+    Trained on good parts it rebuilds good tokens only; where it fails, something small is wrong. Without
+    prototypes the narrow place is a bottleneck MLP with dropout (Dinomaly), and deep decoder blocks rebuild
+    shallow teacher groups. With prototypes the decoder corrects, group by group, what the prototypes say.
     """
 
     def __init__(self, config: LocalConfig, width: int) -> None:
         super().__init__()
-        self.bottleneck = nn.Sequential(
-            nn.Dropout(config.dropout), Mlp(width, 4 * width, drop=config.dropout)
-        )
+        self.prototypes = Prototypes(config.prototypes, GROUPS, width) if config.prototypes else None
         self.blocks = nn.ModuleList(DecoderBlock(width, config.heads) for _ in range(config.depth))
+        if self.prototypes is None:
+            self.bottleneck = nn.Sequential(
+                nn.Dropout(config.dropout), Mlp(width, 4 * width, drop=config.dropout)
+            )
+        else:
+            self.bottleneck = nn.Sequential(nn.LayerNorm(width, eps=1e-6), nn.Dropout(config.dropout))
+            self.corrections = nn.ModuleList(Correction(width) for _ in range(GROUPS))
         self.groups = split_groups(range(config.depth))
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
-        """Teacher's (B, G, N, D) -> their reconstruction; deep decoder blocks pair with shallow groups."""
-        tokens = self.bottleneck(patch_tokens.mean(1))
+        """Teacher's (B, G, N, D) -> their reconstruction, the same shape."""
+        if self.prototypes is None:
+            levels = self._decode(self.bottleneck(patch_tokens.mean(1)))[::-1]
+            return torch.stack([torch.stack([levels[i] for i in group]).mean(0) for group in self.groups], 1)
+        known = self.prototypes(patch_tokens)  # (B, G, N, D)
+        decoded = self._decode(self.bottleneck(known.mean(1)))[-1]
+        return torch.stack(
+            [correct(known[:, group], decoded) for group, correct in enumerate(self.corrections)], 1
+        )
+
+    def _decode(self, tokens: Tensor) -> list[Tensor]:
         levels = []
         for block in self.blocks:
             tokens = block(tokens)
             levels.append(tokens)
-        levels.reverse()
-        return torch.stack([torch.stack([levels[i] for i in group]).mean(0) for group in self.groups], 1)
+        return levels
+
+
+class Correction(nn.Module):
+    """What the decoder adds to a group's prototypes: nothing at first, in proportion to the token's length."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.linear = nn.Linear(width, width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, known: Tensor, decoded: Tensor) -> Tensor:
+        """(B, N, D) twice -> (B, N, D)."""
+        scale = known.square().mean(-1, keepdim=True).sqrt()
+        corrected: Tensor = known + scale * self.linear(self.norm(decoded))
+        return corrected
 
 
 class SemanticStudent(nn.Module):

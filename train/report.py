@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dualkd.daemon.frames import Image
 from matplotlib.figure import Figure
 
-TILE_PX = 180
+TILE_PX = 180  # a tile's width; its height follows the first image's proportions
 LABEL_PX = 34
 COLUMNS = 6
 
@@ -59,21 +59,23 @@ def plot_scores(groups: Mapping[str, npt.NDArray[np.floating]], threshold: float
 
 
 def overlay(image: Image, anomaly_map: npt.NDArray[np.float32]) -> Image:
-    """Blend the coloured map, values in [0, 1], over the image: strong where the map is strong."""
+    """Blend the coloured map over the image, strong where the map is strong. 0.5 is the region threshold."""
     scaled = cv2.resize(np.clip(anomaly_map, 0, 1), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     heatmap = cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    weight = (0.15 + 0.55 * scaled)[..., None]
+    weight = np.clip(1.4 * scaled - 0.35, 0, 0.75)[..., None]  # nothing over what is surely good
     return np.asarray(image * (1 - weight) + heatmap * weight, np.uint8)
 
 
 def write_sheet(sections: Sequence[tuple[str, Sequence[Tile]]], path: Path) -> None:
     """Write sections of tiles, each an image beside its heatmap with the ground truth outlined, as a PNG."""
     rows = []
+    height, width = next(tile.image.shape[:2] for _, tiles in sections for tile in tiles)
+    size = (TILE_PX, round(TILE_PX * height / width))
     for title, tiles in sections:
         rows.append(_band(title))
         for start in range(0, len(tiles), COLUMNS):
-            cells = [_draw_tile(tile) for tile in tiles[start : start + COLUMNS]]
-            blank = np.full((TILE_PX + LABEL_PX, 2 * TILE_PX, 3), 255, np.uint8)
+            cells = [_draw_tile(tile, size) for tile in tiles[start : start + COLUMNS]]
+            blank = np.full((size[1] + LABEL_PX, 2 * TILE_PX, 3), 255, np.uint8)
             rows.append(np.hstack(cells + [blank] * (COLUMNS - len(cells))))
     cv2.imwrite(str(path), np.vstack(rows))
 
@@ -84,8 +86,7 @@ def _band(title: str) -> Image:
     return band
 
 
-def _draw_tile(tile: Tile) -> Image:
-    size = (TILE_PX, TILE_PX)
+def _draw_tile(tile: Tile, size: tuple[int, int]) -> Image:
     image = cv2.resize(tile.image, size, interpolation=cv2.INTER_AREA)
     judged = image.copy() if tile.anomaly_map is None else overlay(image, tile.anomaly_map)
     if tile.mask is not None and tile.mask.any():

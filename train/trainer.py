@@ -83,6 +83,36 @@ class TrainingImages:
             return self._encode(self._frames[indices]), images
         return TeacherTokens(*(tokens[indices].to(self._device).float() for tokens in self._tokens)), images
 
+    def fit_prototypes(self, generator: torch.Generator) -> None:
+        """Set the local student's prototypes, if it has any, from a sample of the teacher's tokens."""
+        local = self._detector.local
+        if local is None or local.prototypes is None:
+            return
+        each = -(-local.prototypes.tokens_needed // len(self))  # tokens an image
+        sample = []
+        for tokens, _ in self._in_order():
+            for one in tokens.patch_tokens.transpose(1, 2).cpu():  # (N, G, D)
+                sample.append(one[torch.randperm(len(one), generator=generator)[:each]])
+        local.prototypes.cpu().fit(torch.cat(sample), generator)
+        local.prototypes.to(self._device)
+
+    def fit_semantic_metric(self) -> None:
+        """Measure the trained semantic student's usual error, for d_semantic."""
+        detector = self._detector
+        if detector.semantic is None or detector.semantic_metric is None:
+            return
+        teacher, student = [], []
+        with torch.inference_mode():
+            for tokens, images in self._in_order():
+                teacher.append(tokens.class_tokens.cpu())
+                student.append(detector.semantic(detector.resize(images)).cpu())
+        detector.semantic_metric.cpu().fit(torch.cat(teacher), torch.cat(student))
+        detector.semantic_metric.to(self._device)
+
+    def _in_order(self) -> Iterator[tuple[TeacherTokens, Tensor]]:
+        for start in range(0, len(self), ENCODE_BATCH):
+            yield self.batch(torch.arange(start, min(start + ENCODE_BATCH, len(self))))
+
     def _encode(self, frames: Tensor) -> TeacherTokens:
         with torch.inference_mode(), half_precision(self._device):
             tokens = self._detector.teacher(self._detector.normalise(frames.to(self._device)))
@@ -114,6 +144,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     data_sha256 = dataset.digest()
     started = time.monotonic() - (before.seconds if before else 0.0)
     images = TrainingImages(frames, detector, settings.cache_mib, device)
+    images.fit_prototypes(torch.Generator().manual_seed(settings.seed))
     loop = _Loop(config, detector, images, device)
     if resume:
         load_students(folder, detector)
@@ -150,6 +181,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
             if stopped:
                 raise TrainingStopped(f"stopped after step {step} of {settings.steps}; go on with --resume")
     detector.eval()
+    images.fit_semantic_metric()
     calibration = fit_calibration(
         predict(detector, held_frames, device), config.calibration.false_reject_rate
     )

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-
 from dualkd.configs.loader import load
 from dualkd.daemon.config import DaemonConfig
 
@@ -32,7 +31,8 @@ def test_the_explained_file_holds_every_key_with_its_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["tcp://127.0.0.1:5571", "tcp://127.8.9.1:1", "tcp://localhost:5571", "tcp://[::1]:5571", "ipc:///run/x"]
+    "endpoint",
+    ["tcp://127.0.0.1:5571", "tcp://127.8.9.1:1", "tcp://localhost:5571", "tcp://[::1]:5571", "ipc:///run/x"],
 )
 def test_endpoints_on_this_host_are_allowed(endpoint: str) -> None:
     """Loopback and ipc."""

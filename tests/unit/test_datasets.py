@@ -40,7 +40,7 @@ def test_mvtec_layout_gives_kinds_and_masks(mvtec: Path) -> None:
 
 def test_a_folder_one_level_off_is_named(mvtec: Path) -> None:
     """The most common mistake gets the right path."""
-    with pytest.raises(DataError, match="did you mean .*screw"):
+    with pytest.raises(DataError, match=r"did you mean .*screw"):
         open_dataset(mvtec.parent, "mvtec")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ def slow_aupro(masks: list[np.ndarray], maps: list[np.ndarray], max_fpr: float) 
     fpr, overlap = np.array(points).T
     grid = np.unique(np.append(fpr[fpr <= max_fpr], max_fpr))
     area = 0.0
-    for left, right in zip(grid, grid[1:], strict=False):
+    for left, right in pairwise(grid):
         high_left, low_right = overlap[fpr == left].max(initial=-1), overlap[fpr == right].min(initial=2)
         if high_left < 0:
             high_left = np.interp(left, fpr, overlap)

@@ -1,0 +1,180 @@
+"""Export as a command: whole bundles or none, and a gate that refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from dualkd.daemon.bundle import load_bundle
+from dualkd.daemon.calibrate import main as calibrate_main
+from dualkd.daemon.engine import RawPrediction
+from dualkd.daemon.engine_onnx import OnnxEngine
+from dualkd.export.__main__ import main
+from dualkd.export.parity import FP16, FP32, ParityError, compare
+from dualkd.train.checkpoint import load_detector, read_run
+from dualkd.train.detector import infer
+
+
+def test_the_bundle_says_what_the_trained_model_says(small_run: Path, small_bundle: Path) -> None:
+    """On frames it has never seen, one at a time and eight at once."""
+    import torch
+
+    detector, _ = load_detector(small_run)
+    frames = np.random.default_rng(5).integers(0, 256, (8, 56, 84, 3), dtype=np.uint8)
+    expected = infer(detector, torch.from_numpy(frames))
+    with OnnxEngine(load_bundle(small_bundle)) as engine:
+        together = engine.infer(frames)
+        alone = RawPrediction.join([engine.infer(frame[None]) for frame in frames])
+    for got in (together, alone):
+        for name, values in expected.items():
+            np.testing.assert_allclose(getattr(got, name), values.numpy(), atol=1e-4)
+
+
+def test_the_manifest_names_its_origin_and_its_sums(small_run: Path, small_bundle: Path) -> None:
+    """Teacher, calibration, parity, versions and the command that made it."""
+    manifest = load_bundle(small_bundle).manifest
+    run = read_run(small_run)
+    assert manifest.name == "rings"
+    assert manifest.calibration == run.calibration
+    assert manifest.teacher.sha256 == run.teacher.sha256
+    assert manifest.map_size == (4, 6)
+    assert manifest.parity.verdict_flips == 0
+    assert manifest.parity.max_difference_local is not None
+    assert manifest.parity.max_difference_local <= 1e-4
+    assert manifest.command.startswith("dualkd-export ")
+    for graph in manifest.graphs:
+        assert graph.sha256 == hashlib.sha256((small_bundle / graph.file).read_bytes()).hexdigest()
+
+
+def test_the_fp16_graph_is_half_inside_and_float_at_its_ends(small_bundle: Path) -> None:
+    """uint8 in, float32 out, halves in between, LayerNormalization as one operator."""
+    graph = onnx.load(small_bundle / "model.fp16.onnx").graph
+    ends = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)]
+    assert ends == [onnx.TensorProto.UINT8] + [onnx.TensorProto.FLOAT] * 3
+    halves = sum(item.data_type == onnx.TensorProto.FLOAT16 for item in graph.initializer)
+    assert halves > 0.5 * len(graph.initializer)
+    assert {"LayerNormalization", "Softmax"} <= {node.op_type for node in graph.node}
+    takers = [node.op_type for node in graph.node if "frame" in node.input]
+    assert takers == ["Cast"]
+
+
+def test_a_gpu_engine_asked_for_where_none_can_be_built_names_both_ways_on(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--fp16 alone never writes a slower thing in silence."""
+    target = tmp_path / "bundle"
+    assert main([str(small_run), "--out", str(target), "--fp16"]) == 1
+    message = capsys.readouterr().err
+    assert "--onnx-only" in message
+    assert "fp32" in message
+    assert not target.exists()
+
+
+def test_something_that_is_no_bundle_is_never_replaced(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder with other things in it stays as it is."""
+    (tmp_path / "precious.txt").write_text("keep")
+    assert main([str(small_run), "--out", str(tmp_path)]) == 1
+    assert "is not a bundle" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_a_run_that_cannot_be_checked_is_not_exported(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a folder that is no run, nor damaged weights, nor other teacher weights."""
+    assert main([str(tmp_path), "--out", str(tmp_path / "bundle")]) == 1
+    assert "is not a run" in capsys.readouterr().err
+    damaged = tmp_path / "damaged"
+    shutil.copytree(small_run, damaged)
+    weights = damaged / "students.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert main([str(damaged), "--out", str(tmp_path / "bundle")]) == 1
+    assert "students.safetensors: cannot be loaded" in capsys.readouterr().err
+    other = tmp_path / "other"
+    shutil.copytree(small_run, other)
+    text = (other / "run.json").read_text()
+    sha256 = read_run(other).teacher.sha256
+    (other / "run.json").write_text(text.replace(sha256, "0" * 64))
+    assert main([str(other), "--out", str(tmp_path / "bundle")]) == 1
+    assert "trained with teacher weights 0000" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+def prediction(shift: float = 0.0) -> RawPrediction:
+    local = np.linspace(0.1, 0.4, 16, dtype=np.float32)
+    return RawPrediction(local + np.float32(shift), local / 2, np.zeros((16, 2, 2), np.float32))
+
+
+def test_the_gate_refuses_a_graph_that_is_off(small_bundle: Path) -> None:
+    """Beyond the limit, on NaN, on a missing output, and at a verdict that flips within the limit."""
+    calibration = load_bundle(small_bundle).manifest.calibration
+    assert compare(prediction(), prediction(5e-5), calibration, FP32).verdict_flips == 0
+    with pytest.raises(ParityError, match=r"d_local .* off by 2\.00e-04"):
+        compare(prediction(), prediction(2e-4), calibration, FP32)
+    with pytest.raises(ParityError, match="NaN"):
+        compare(prediction(), prediction(np.nan), calibration, FP32)
+    with pytest.raises(ParityError, match="d_semantic is missing on one side"):
+        compare(prediction(), prediction()._replace(d_semantic=None), calibration, FP32)
+    flipping = _just_below_threshold(small_bundle)
+    nudged = flipping._replace(d_local=flipping.d_local * np.float32(1 + 9e-4))  # type: ignore[operator]
+    with pytest.raises(ParityError, match="1 of 1 verdicts differ"):
+        compare(flipping, nudged, calibration, FP16)
+
+
+def _just_below_threshold(bundle: Path) -> RawPrediction:
+    """One part whose local distance lies within 1e-4 of where the verdict turns."""
+    from dualkd.daemon.decision import decide
+    from dualkd.daemon.records import Prediction
+
+    calibration = load_bundle(bundle).manifest.calibration
+    assert calibration.semantic is not None
+    semantic = calibration.semantic.location - 10 * calibration.semantic.scale
+    low, high = 0.0, 10.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        passes = decide(Prediction(middle, semantic, None), calibration).outcome == "PASS"
+        low, high = (middle, high) if passes else (low, middle)
+    low *= 1 - 1e-5
+    return RawPrediction(np.array([low], np.float32), np.array([semantic], np.float32), None)
+
+
+def test_calibrating_on_the_target_moves_the_threshold_and_nothing_else(
+    small_bundle: Path, good_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """dualkd-calibrate on a copy: sums still hold, the new rate and number of parts are in the manifest."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(small_bundle, bundle)
+    before = load_bundle(bundle).manifest
+    assert calibrate_main([str(bundle), "--good", str(good_images), "--false-reject-rate", "0.05"]) == 0
+    assert "40 good parts: at most 5.00%" in capsys.readouterr().out
+    after = load_bundle(bundle).manifest
+    assert (after.calibration.good_parts, after.calibration.false_reject_rate) == (40, 0.05)
+    assert after.calibration != before.calibration
+    assert after.graphs == before.graphs
+    assert calibrate_main([str(bundle), "--good", str(tmp_path / "none")]) == 2
+    assert "no images there" in capsys.readouterr().err
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((9, 9, 3), np.uint8))
+    assert calibrate_main([str(bundle), "--good", str(tmp_path)]) == 2
+    assert "needs at least 4 good parts, got 1" in capsys.readouterr().err
+    assert load_bundle(bundle).manifest == after
+
+
+def test_asking_for_a_plan_from_a_bundle_needs_no_torch(small_bundle: Path) -> None:
+    """On a line PC the export command must at least say what is the matter without the training stack."""
+    code = (
+        "import sys; from dualkd.export.__main__ import main\n"
+        f"status = main([{str(small_bundle)!r}, '--fp16'])\n"
+        "sys.exit(status if not {'torch', 'timm', 'onnx'} & set(sys.modules) else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "TensorRT plan" in done.stderr

@@ -1,0 +1,29 @@
+"""Entry points of dualkd-train and dualkd-eval, which say what to install where the training stack is missing."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+
+def train() -> int:
+    """The command dualkd-train; see __main__.py."""
+    return _run("dualkd-train", "dualkd.train.__main__")
+
+
+def evaluate() -> int:
+    """The command dualkd-eval; see evaluate.py."""
+    return _run("dualkd-eval", "dualkd.train.evaluate")
+
+
+def _run(command: str, module: str) -> int:
+    try:
+        main = import_module(module).main
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("dualkd"):
+            raise
+        print(
+            f"{command}: needs {error.name}, which is not here; pip install 'dualkd[train]'", file=sys.stderr
+        )
+        return 1
+    return int(main())

@@ -1,0 +1,65 @@
+"""A memory of what good tokens look like: prototypes that a token can be rebuilt from.
+
+The local student's narrowest place. Every token is replaced by a soft choice among K prototypes, so what
+comes out is made of good parts only, and an anomaly cannot be passed through. Learned centres with soft
+assignment stand in SNL (Deng and Li, arXiv 2402.17091); that they are k-means centres, and that they are not
+trained further, is ours.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TEMPERATURE = 0.02  # of the softmax over cosine similarities
+FIT_ITERATIONS = 5
+FIT_TOKENS_EACH = 16  # k-means sees about this many tokens a prototype
+
+
+class Prototypes(nn.Module):
+    """K prototypes; `keys` (K, D) are unit vectors, `values` (G, K, D) what each group's tokens look like there."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, count: int, groups: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(count, width))
+        self.register_buffer("values", torch.zeros(groups, count, width))
+
+    def forward(self, patch_tokens: Tensor) -> Tensor:
+        """(B, G, N, D) -> the same shape, every token a mixture of prototypes."""
+        similarity = F.normalize(patch_tokens.mean(1), dim=-1) @ self.keys.t()  # (B, N, K)
+        weights = (similarity / TEMPERATURE).softmax(-1)
+        return weights.unsqueeze(1) @ self.values
+
+    @property
+    def tokens_needed(self) -> int:
+        """How many tokens fit() makes good use of."""
+        return max(24_000, FIT_TOKENS_EACH * len(self.keys))
+
+    @torch.no_grad()
+    def fit(self, tokens: Tensor, generator: torch.Generator) -> None:
+        """Set keys and values by spherical k-means over teacher tokens (M, G, D) of good images."""
+        units = F.normalize(tokens.mean(1), dim=-1)
+        count = min(len(self.keys), len(units))
+        keys = units[torch.randperm(len(units), generator=generator)[:count]]
+        for _ in range(FIT_ITERATIONS):
+            keys = F.normalize(_cluster_means(units[:, None], _nearest(units, keys), count)[0], dim=-1)
+        values = _cluster_means(tokens, _nearest(units, keys), count)
+        repeats = -(-len(self.keys) // count)  # fewer tokens than prototypes: the same ones again
+        self.keys.copy_(keys.repeat(repeats, 1)[: len(self.keys)])
+        self.values.copy_(values.repeat(1, repeats, 1)[:, : len(self.keys)])
+
+
+def _nearest(units: Tensor, keys: Tensor) -> Tensor:
+    return torch.cat([(part @ keys.t()).argmax(1) for part in torch.split(units, 8192)])
+
+
+def _cluster_means(tokens: Tensor, cluster: Tensor, count: int) -> Tensor:
+    """Means of (M, G, D) over clusters -> (G, count, D); an empty cluster gets the mean of all."""
+    size = torch.bincount(cluster, minlength=count).to(tokens)
+    sums = torch.zeros(count, *tokens.shape[1:]).index_add_(0, cluster, tokens)
+    means = torch.where(size[:, None, None] > 0, sums / size.clamp(min=1)[:, None, None], tokens.mean(0))
+    return means.transpose(0, 1)
