@@ -27,8 +27,8 @@ from dualkd.export.onnx_graph import write_onnx
 from dualkd.export.parity import FP16, FP32, compare, run_engine
 from dualkd.train.checkpoint import Run, RunError, load_detector
 from dualkd.train.datasets import DataError, open_dataset
-from dualkd.train.detector import Detector
-from dualkd.train.trainer import load_frames, predict
+from dualkd.train.detector import Detector, predict
+from dualkd.train.images import load_frames
 
 log = logging.getLogger(__name__)
 

@@ -99,6 +99,16 @@ def load_students(folder: Path, detector: Detector) -> None:
         raise RunError(f"{path}: cannot be loaded: {error}") from error
 
 
+def load_resume(folder: Path) -> dict[str, Any]:
+    """The state of an interrupted run's optimisation. Raises RunError."""
+    path = folder / RESUME_NAME
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # zip, pickle and OS errors alike
+        raise RunError(f"{path}: cannot be loaded: {error}; train with --overwrite") from error
+    return state
+
+
 def build_detector(
     config: TrainConfig, expected: WeightsRecord | None = None
 ) -> tuple[Detector, WeightsRecord]:

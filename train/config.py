@@ -59,13 +59,13 @@ class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     dropout: Rate = 0.2  # in the bottleneck
     hard_mining: Rate = 0.9  # share of easy tokens whose gradient is damped at the end of the ramp
     top_share: Share = 0.01  # d_local is the mean of this share of the anomaly map's largest values
-    smoothing: Annotated[float, Meta(ge=0)] = 1.0  # Gaussian sigma over the anomaly map, in patches
+    smoothing: Annotated[float, Meta(ge=0)] = 0.0  # Gaussian sigma over the anomaly map, in patches
 
 
 class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The encoder-encoder student: a ViT from scratch that reproduces the teacher's class tokens."""
 
-    blocks: list[Index] = msgspec.field(default_factory=lambda: [7, 9])
+    blocks: list[Index] = msgspec.field(default_factory=lambda: [8, 9])
     depth: Count = 12
     width: Count = 384
     heads: Count = 6

@@ -6,14 +6,19 @@ not in it: they belong to dualkd.daemon.decision, where an operator can move the
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from dualkd.daemon.engine import RawPrediction
 from dualkd.train.anomaly_map import AnomalyMap
 from dualkd.train.config import PATCH_PX, TrainConfig
 from dualkd.train.model import LocalStudent, SemanticStudent, Teacher, TeacherTokens, semantic_size
 from dualkd.train.pixels import AreaResize, Normalise
 from dualkd.train.semantic_metric import SemanticMetric
 from torch import Tensor, nn
+from tqdm import tqdm
 
+ENCODE_BATCH = 8  # frames that go through the teacher together
 TRAINED = ("local.", "semantic.", "semantic_metric.")
 
 
@@ -89,3 +94,20 @@ def infer(detector: Detector, frames: Tensor) -> dict[str, Tensor]:
     with torch.inference_mode():
         outputs = detector(frames)
     return {name: value.cpu() for name, value in zip(detector.output_names, outputs, strict=True)}
+
+
+def predict(detector: Detector, frames: Tensor, device: torch.device) -> RawPrediction:
+    """Score frames uint8 (M, H, W, 3) with the trained detector, in the engine's own form."""
+    parts = [
+        infer(detector, frames[start : start + ENCODE_BATCH].to(device))
+        for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc="score", unit="batch", disable=None)
+    ]
+    names = ("d_local", "d_semantic", "anomaly_map")
+    return RawPrediction(
+        *(torch.cat([part[name] for part in parts]).numpy() if name in parts[0] else None for name in names)
+    )
+
+
+def half_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Automatic mixed precision on a GPU, nothing on a CPU."""
+    return torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()

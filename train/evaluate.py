@@ -22,9 +22,10 @@ from dualkd.daemon.decision import Calibration, noisy_or_hazard
 from dualkd.daemon.engine import RawPrediction
 from dualkd.train.checkpoint import Run, RunError, load_detector
 from dualkd.train.datasets import GOOD, DataError, Dataset, Sample, open_dataset, read_mask, read_samples
+from dualkd.train.detector import predict
+from dualkd.train.images import load_frames
 from dualkd.train.metrics import aupro, detection_metrics
 from dualkd.train.report import Tile, plot_scores, write_sheet
-from dualkd.train.trainer import load_frames, predict
 from dualkd.train.weights import WeightsError
 
 PIXEL_METRIC_SIDE = 256  # pixel metrics compare map and mask at this size
