@@ -18,6 +18,9 @@ THRESHOLD = 0.5  # the score that the calibrated limit is given; see fit_calibra
 BEND_SIGMAS = 4.0  # a link bends this many upper deviations above the median good part ...
 MEDIAN_P = 0.01  # ... where a plain logistic link would give the median good part this probability
 MIN_GOOD_PARTS = 4
+HEADROOM = (
+    1.1  # the limit over the hazard of the part it rests on, so that no rounding turns that part's verdict
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,7 +42,8 @@ def fit_calibration(good: RawPrediction, false_reject_rate: float) -> Calibratio
     1/alpha - 1 parts no such score exists; then the limit is the 1 - alpha quantile of a log-normal
     fitted to the scores (never below the largest of them), and `guaranteed` is False.
 
-    Scores are scaled so that the limit lies at P = 0.5, which leaves room on both sides for an operator.
+    Scores are scaled so that a little more than the limit lies at P = 0.5, which leaves room on both sides
+    for an operator.
     Raises CalibrationError.
     """
     if not 0 < false_reject_rate < 1:
@@ -55,7 +59,7 @@ def fit_calibration(good: RawPrediction, false_reject_rate: float) -> Calibratio
     )
     hazards = noisy_or_hazard(raw, good.d_local, good.d_semantic)
     limit, guaranteed = upper_limit(hazards, false_reject_rate)
-    steepness = -math.log1p(-THRESHOLD) / limit
+    steepness = -math.log1p(-THRESHOLD) / (HEADROOM * limit)
     region_threshold = None
     if good.anomaly_map is not None:
         peaks = np.asarray(good.anomaly_map.max(axis=(1, 2)), np.float64)

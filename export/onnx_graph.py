@@ -9,6 +9,7 @@ import copy
 import warnings
 from pathlib import Path
 
+import onnx
 import torch
 from dualkd.daemon.bundle import Precision
 from dualkd.train.detector import Detector
@@ -46,3 +47,20 @@ def write_onnx(
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     program.save(str(path), external_data=False)
+    model = onnx.load(path)
+    _cast_first(model.graph)
+    onnx.save(model, path)
+
+
+def _cast_first(graph: onnx.GraphProto) -> None:
+    """Let the Cast be the only node that reads the uint8 frame: TensorRT refuses any other.
+
+    The exporter takes the batch size from the frame's Shape; the cast frame has the same.
+    """
+    nodes = list(graph.node)
+    first = next(i for i, node in enumerate(nodes) if node.op_type == "Cast" and "frame" in node.input)
+    cast = nodes.pop(first)
+    for node in nodes:
+        node.input[:] = [cast.output[0] if name == "frame" else name for name in node.input]
+    del graph.node[:]
+    graph.node.extend([cast, *nodes])
