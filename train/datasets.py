@@ -71,6 +71,22 @@ def open_dataset(root: str | Path, layout: Layout, start: int = 0, stop: int | N
     return _open_mvtec(root)
 
 
+def open_test_set(root: Path) -> Dataset:
+    """Open root/test/<kind> with masks root/ground_truth/<kind>/<name>_mask.png; no training. Raises DataError."""
+    if not (root / "test").is_dir():
+        hint = _hint(root, "test") if root.is_dir() else ""
+        raise DataError(f"{root}: has no folder test with good and <defect> folders in it{hint}")
+    test: list[Sample] = []
+    for folder in sorted(entry for entry in (root / "test").iterdir() if entry.is_dir()):
+        for sample in _folder_samples(folder, folder.name):
+            mask = root / "ground_truth" / folder.name / f"{sample.path.stem}_mask.png"
+            found = mask if folder.name != GOOD and mask.is_file() else None
+            test.append(Sample(sample.name, sample.path, folder.name, found))
+    if not test:
+        raise DataError(f"{root}: its folder test is empty")
+    return Dataset(root.resolve().name, [], test)
+
+
 def read_samples(samples: Sequence[Sample]) -> Iterator[Image]:
     """Yield each sample's image, BGR uint8 (height, width, 3). Raises DataError naming what does not decode."""
     film: tuple[Path, cv2.VideoCapture, int] | None = None
@@ -120,17 +136,17 @@ def _folder_samples(folder: Path, kind: str) -> list[Sample]:
 def _open_mvtec(root: Path) -> Dataset:
     train = root / "train" / GOOD
     if not train.is_dir():
-        inside = sorted(entry.name for entry in root.iterdir() if (entry / "train" / GOOD).is_dir())
-        hint = f"; did you mean {root / inside[0]}?" if inside else ""
-        raise DataError(f"{root}: has no train/good, so it is not laid out like MVTec-AD{hint}")
-    test: list[Sample] = []
-    folders = sorted((root / "test").iterdir()) if (root / "test").is_dir() else []
-    for folder in (entry for entry in folders if entry.is_dir()):
-        for sample in _folder_samples(folder, folder.name):
-            mask = root / "ground_truth" / folder.name / f"{sample.path.stem}_mask.png"
-            found = mask if folder.name != GOOD and mask.is_file() else None
-            test.append(Sample(sample.name, sample.path, folder.name, found))
+        raise DataError(
+            f"{root}: has no train/good, so it is not laid out like MVTec-AD{_hint(root, 'train')}"
+        )
+    test = open_test_set(root).test if (root / "test").is_dir() else []
     return Dataset(root.resolve().name, _folder_samples(train, GOOD), test)
+
+
+def _hint(root: Path, folder: str) -> str:
+    """Name a folder below `root` that has what was sought, for whoever is one level off."""
+    inside = sorted(entry for entry in root.iterdir() if (entry / folder).is_dir())
+    return f"; did you mean {inside[0]}?" if inside else ""
 
 
 def _video_samples(path: Path, start: int, stop: int | None) -> list[Sample]:

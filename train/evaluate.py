@@ -21,7 +21,7 @@ from dualkd.daemon.calibration import describe
 from dualkd.daemon.decision import Calibration, noisy_or_hazard
 from dualkd.daemon.engine import RawPrediction
 from dualkd.train.checkpoint import Run, RunError, load_detector
-from dualkd.train.datasets import GOOD, DataError, Dataset, Sample, open_dataset, read_mask, read_samples
+from dualkd.train.datasets import GOOD, DataError, Sample, open_test_set, read_mask, read_samples
 from dualkd.train.detector import predict
 from dualkd.train.images import load_frames
 from dualkd.train.metrics import aupro, detection_metrics
@@ -153,13 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument(
-        "--data", type=Path, help="folder in the MVTec layout (default: the run's own data.root)"
+        "--data", type=Path, help="folder with test/good and test/<defect> (default: the run's own data.root)"
     )
     parser.add_argument("--out", type=Path, help="folder for the report (default: RUN/eval/NAME)")
     options = parser.parse_args(arguments)
     try:
         detector, run = load_detector(options.run)
-        dataset = _open_test_set(options.data or Path(run.config.data.root))
+        dataset = open_test_set(options.data or Path(run.config.data.root))
         size = (run.config.input.height, run.config.input.width)
         raw = predict(detector, load_frames(dataset.test, size), torch.device("cpu"))
     except (RunError, WeightsError, DataError) as error:
@@ -186,13 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"{describe(calibration)}\nlook at {folder / 'sheet.png'} and {folder / 'scores.png'}")
     return 0
-
-
-def _open_test_set(root: Path) -> Dataset:
-    dataset = open_dataset(root, "mvtec")
-    if not dataset.test:
-        raise DataError(f"{root}: has no test images; dualkd-eval needs test/good and test/<defect> folders")
-    return dataset
 
 
 def _calibration(run: Run) -> Calibration:
