@@ -50,9 +50,9 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The encoder-decoder student."""
 
-    blocks: list[Index] = msgspec.field(
+    blocks: Annotated[list[Index], Meta(min_length=2)] = msgspec.field(  # of the teacher, from 0
         default_factory=lambda: [2, 3, 4, 5, 6, 7, 8, 9]
-    )  # of the teacher, from 0
+    )
     prototypes: Index = 0  # size of the memory of good tokens; 0 for a bottleneck MLP instead
     depth: Count = 8  # decoder blocks
     heads: Count = 6
@@ -61,15 +61,29 @@ class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     top_share: Share = 0.01  # d_local is the mean of this share of the anomaly map's largest values
     smoothing: Annotated[float, Meta(ge=0)] = 0.0  # Gaussian sigma over the anomaly map, in patches
 
+    def __post_init__(self) -> None:
+        if not self.prototypes and self.depth < 2:
+            raise ValueError(f"depth {self.depth}: without prototypes the decoder needs 2 blocks or more")
+
 
 class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The encoder-encoder student: a ViT from scratch that reproduces the teacher's class tokens."""
 
-    blocks: list[Index] = msgspec.field(default_factory=lambda: [8, 9])
+    blocks: Annotated[list[Index], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [8, 9])
     depth: Count = 12
     width: Count = 384
     heads: Count = 6
     side: Count | None = None  # its own square input in pixels; None for the model's input
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width}: must be a multiple of heads ({self.heads})")
+        if self.depth < len(self.blocks):
+            raise ValueError(
+                f"depth {self.depth}: must be at least the number of blocks ({len(self.blocks)})"
+            )
+        if self.side is not None and self.side % PATCH_PX:
+            raise ValueError(f"side {self.side}: must be a multiple of {PATCH_PX}")
 
 
 class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import timm
 import torch
+from dualkd.configs.loader import ConfigError
 from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
 from dualkd.train.prototypes import Prototypes
 from dualkd.train.weights import StateDict, WeightsError
@@ -151,6 +152,8 @@ class LocalStudent(nn.Module):
 
     def __init__(self, config: LocalConfig, width: int) -> None:
         super().__init__()
+        if width % config.heads:
+            raise ConfigError([f"local.heads: got {config.heads}, must divide the teacher's width {width}"])
         self.prototypes = Prototypes(config.prototypes, GROUPS, width) if config.prototypes else None
         self.blocks = nn.ModuleList(DecoderBlock(width, config.heads) for _ in range(config.depth))
         if self.prototypes is None:

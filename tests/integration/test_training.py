@@ -77,11 +77,16 @@ def test_a_finished_run_is_not_overwritten_by_accident(
     [
         ("training.steps=none", 2, "training.steps"),
         ("input.height=100", 2, "multiples of 14"),
+        ("local.heads=7", 2, "must divide the teacher's width 384"),
+        ("local.blocks=[3]", 2, "local.blocks"),
+        ("local.depth=1", 2, "needs 2 blocks or more"),
+        ("semantic.side=50", 2, "multiple of 14"),
+        ("semantic.heads=5", 2, "multiple of heads"),
         ("training.device=cuda", 2, "torch sees no CUDA GPU"),
         ("data.root=/nowhere", 1, "/nowhere: no such folder"),
         ("teacher.weights=/nowhere.pth", 1, "/nowhere.pth does not exist"),
         ("teacher.name=resnet18", 1, "'resnet18' is not a vision transformer"),
-        ("local.blocks=[40]", 1, "there is no block 40"),
+        ("local.blocks=[3, 40]", 1, "there is no block 40"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_line(
