@@ -14,9 +14,7 @@ from dualkd.daemon.decision import Calibration, decide
 from dualkd.daemon.engine import Engine, RawPrediction
 
 FP32_LIMIT = 1e-4  # largest |difference| of a distance, absolute
-FP16_LIMIT = (
-    5e-3  # largest |difference| of a distance, relative; d_semantic, a whitened residual, magnifies rounding
-)
+FP16_LIMIT = 1e-3  # largest |difference| of a distance, as a share of its link's location
 
 
 class ParityError(Exception):
@@ -25,7 +23,7 @@ class ParityError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a difference may be: `value` is absolute, or relative to the reference."""
+    """What a difference may be: `value` is absolute, or a share of the distance's link location."""
 
     value: float
     relative: bool
@@ -52,7 +50,9 @@ def compare(
             raise ParityError(
                 f"{name} is missing on one side: the graph does not hold the students it should"
             )
-        worst[name] = None if one is None or other is None else _worst_difference(name, one, other, limit)
+        link = calibration.semantic if name == "d_semantic" else calibration.local
+        unit = link.location if limit.relative and link is not None else 1.0
+        worst[name] = None if one is None or other is None else _worst_difference(name, one, other, unit)
     before = [decide(prediction, calibration).outcome for prediction in reference.split()]
     after = [decide(prediction, calibration).outcome for prediction in candidate.split()]
     flips = sum(one != other for one, other in zip(before, after, strict=True))
@@ -78,9 +78,8 @@ def compare(
 
 
 def _worst_difference(
-    name: str, reference: npt.NDArray[np.float32], candidate: npt.NDArray[np.float32], limit: Limit
+    name: str, reference: npt.NDArray[np.float32], candidate: npt.NDArray[np.float32], unit: float
 ) -> float:
     if not np.isfinite(candidate).all():
         raise ParityError(f"{name} of the exported graph holds NaN or infinity; no bundle was written")
-    difference = np.abs(candidate.astype(np.float64) - reference)
-    return float((difference / np.abs(reference)).max() if limit.relative else difference.max())
+    return float((np.abs(candidate.astype(np.float64) - reference) / unit).max())
