@@ -18,7 +18,6 @@ THRESHOLD = 0.5  # the score that the calibrated limit is given; see fit_calibra
 BEND_SIGMAS = 4.0  # a link bends this many upper deviations above the median good part ...
 MEDIAN_P = 0.01  # ... where a plain logistic link would give the median good part this probability
 MIN_GOOD_PARTS = 4
-SMALLEST = 1e-6  # what a limit's logarithm is taken of, at least: a good part's map may peak at nothing
 HEADROOM = (
     1.1  # the limit over the hazard of the part it rests on, so that no rounding turns that part's verdict
 )
@@ -77,13 +76,13 @@ def fit_calibration(good: RawPrediction, false_reject_rate: float) -> Calibratio
 def upper_limit(values: Floats, alpha: float) -> tuple[float, bool]:
     """Return the level that a further value exceeds with probability at most alpha, and whether that is sure.
 
-    `values` are n numbers, mostly positive. See fit_calibration for the two rules.
+    `values` are positive numbers (n,). See fit_calibration for the two rules.
     """
     ordered = np.sort(values)
     if len(ordered) >= parts_needed(alpha):
         rank = math.ceil((len(ordered) + 1) * (1 - alpha) - 1e-9)
         return float(ordered[rank - 1]), True
-    logs = np.log(np.maximum(ordered, SMALLEST))
+    logs = np.log(ordered)
     extrapolated = math.exp(logs.mean() + NormalDist().inv_cdf(1 - alpha) * logs.std(ddof=1))
     return max(float(ordered[-1]), extrapolated), False
 

@@ -36,14 +36,9 @@ class AnomalyMap(nn.Module):
         self.register_buffer("rows", gaussian_matrix(grid[0], sigma), persistent=False)
         self.register_buffer("columns", gaussian_matrix(grid[1], sigma).t(), persistent=False)
 
-    def forward(self, teacher: Tensor, student: Tensor, usual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, G, N, D) twice -> anomaly_map (B, h, w) and d_local (B,), both float32.
-
-        usual: (B, N), a distance that is to be expected there and does not count.
-        """
+    def forward(self, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, G, N, D) twice -> anomaly_map (B, h, w) and d_local (B,), both float32."""
         distances = cosine_distance(teacher, student).mean(1)  # (B, N)
-        if usual is not None:
-            distances = distances - usual.float()
         anomaly_map = self.rows @ distances.view(-1, *self.grid) @ self.columns
         return anomaly_map, anomaly_map.flatten(1).topk(self.top_count, dim=1).values.mean(1)
 

@@ -67,8 +67,7 @@ class Detector(nn.Module):
         """The same from teacher tokens and normalised images (B, 3, H, W)."""
         distances, maps = [], []
         if self.local is not None and self.anomaly_map is not None:
-            rebuilt, usual = self.local(tokens.patch_tokens)
-            anomaly_map, d_local = self.anomaly_map(tokens.patch_tokens, rebuilt, usual)
+            anomaly_map, d_local = self.anomaly_map(tokens.patch_tokens, self.local(tokens.patch_tokens))
             distances.append(d_local)
             maps.append(anomaly_map)
         if self.semantic is not None and self.semantic_metric is not None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from dualkd.daemon.frames import Image, to_model_size
-from dualkd.train.anomaly_map import cosine_distance
 from dualkd.train.config import TrainConfig
 from dualkd.train.datasets import DataError, Sample, read_samples
 from dualkd.train.detector import ENCODE_BATCH, Detector, half_precision
@@ -95,21 +94,6 @@ class TrainingImages:
                 sample.append(one[torch.randperm(len(one), generator=generator)[:each]])
         local.prototypes.cpu().fit(torch.cat(sample), generator)
         local.prototypes.to(self._device)
-
-    def fit_usual_distances(self) -> None:
-        """Measure how far the trained local student usually is at each prototype, if it has any."""
-        local = self._detector.local
-        if local is None or local.prototypes is None:
-            return
-        memory = local.prototypes
-
-        def observed() -> Iterator[tuple[Tensor, Tensor]]:
-            for tokens, _ in self._in_order():
-                rebuilt = local(tokens.patch_tokens).patch_tokens
-                distances = cosine_distance(tokens.patch_tokens, rebuilt).mean(1)
-                yield memory.choose(tokens.patch_tokens), distances
-
-        memory.fit_usual(observed())
 
     def fit_semantic_metric(self) -> None:
         """Measure the trained semantic student's usual error, for d_semantic."""

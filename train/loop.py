@@ -59,7 +59,7 @@ class Loop:
         weighted, losses = [], {}
         with half_precision(self._device):
             if self._detector.local is not None:
-                rebuilt = self._detector.local(tokens.patch_tokens).patch_tokens
+                rebuilt = self._detector.local(tokens.patch_tokens)
                 loss = local_loss(tokens.patch_tokens, rebuilt, ramp * self._config.local.hard_mining)
                 weighted.append(self._config.objective.local * loss)
                 losses["local"] = loss.mean().item()

@@ -142,13 +142,6 @@ class DecoderBlock(nn.Module):
         return tokens
 
 
-class Rebuilt(NamedTuple):
-    """What the local student makes of the teacher's patch tokens."""
-
-    patch_tokens: Tensor  # (B, G, N, D)
-    usual_distance: Tensor | None  # (B, N), None without prototypes
-
-
 class LocalStudent(nn.Module):
     """Encoder-decoder: rebuilds the teacher's patch tokens through a narrow or noisy place.
 
@@ -172,17 +165,16 @@ class LocalStudent(nn.Module):
             self.corrections = nn.ModuleList(Correction(width) for _ in range(GROUPS))
         self.groups = split_groups(range(config.depth))
 
-    def forward(self, patch_tokens: Tensor) -> Rebuilt:
-        """Teacher's (B, G, N, D) -> their reconstruction."""
+    def forward(self, patch_tokens: Tensor) -> Tensor:
+        """Teacher's (B, G, N, D) -> their reconstruction, the same shape."""
         if self.prototypes is None:
             levels = self._decode(self.bottleneck(patch_tokens.mean(1)))[::-1]
-            groups = [torch.stack([levels[i] for i in group]).mean(0) for group in self.groups]
-            return Rebuilt(torch.stack(groups, 1), None)
-        choice = self.prototypes.choose(patch_tokens)
-        known = self.prototypes.mix(choice)
+            return torch.stack([torch.stack([levels[i] for i in group]).mean(0) for group in self.groups], 1)
+        known = self.prototypes(patch_tokens)  # (B, G, N, D)
         decoded = self._decode(self.bottleneck(known.mean(1)))[-1]
-        groups = [correct(known[:, group], decoded) for group, correct in enumerate(self.corrections)]
-        return Rebuilt(torch.stack(groups, 1), self.prototypes.usual_distance(choice))
+        return torch.stack(
+            [correct(known[:, group], decoded) for group, correct in enumerate(self.corrections)], 1
+        )
 
     def _decode(self, tokens: Tensor) -> list[Tensor]:
         levels = []

@@ -4,15 +4,9 @@ The local student's narrowest place. Every token is replaced by a soft choice am
 comes out is made of good parts only, and an anomaly cannot be passed through. Learned centres with soft
 assignment stand in SNL (Deng and Li, arXiv 2402.17091); that they are k-means centres, and that they are not
 trained further, is ours.
-
-Some good tokens are rebuilt worse than others: print, edges, a lively texture. Each prototype therefore knows
-the distance that is usual at it, and only what goes beyond that counts, so that kinds of part share one scale
-without anybody naming them.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -21,37 +15,24 @@ from torch import Tensor, nn
 TEMPERATURE = 0.02  # of the softmax over cosine similarities
 FIT_ITERATIONS = 5
 FIT_TOKENS_EACH = 16  # k-means sees about this many tokens a prototype
-MIN_WEIGHT = 1e-3  # a prototype chosen less than this has the mean of all as its usual distance
 
 
 class Prototypes(nn.Module):
-    """K prototypes: where they are, what tokens look like there, and how far off good tokens usually are.
-
-    `keys` (K, D) are unit vectors, `values` (G, K, D) the mean token of each group, `usual` (K,) cosine distances.
-    """
+    """K prototypes; `keys` (K, D) are unit vectors, `values` (G, K, D) what each group's tokens look like there."""
 
     keys: Tensor
     values: Tensor
-    usual: Tensor
 
     def __init__(self, count: int, groups: int, width: int) -> None:
         super().__init__()
         self.register_buffer("keys", torch.zeros(count, width))
         self.register_buffer("values", torch.zeros(groups, count, width))
-        self.register_buffer("usual", torch.zeros(count))
 
-    def choose(self, patch_tokens: Tensor) -> Tensor:
-        """(B, G, N, D) -> how much of each prototype a token is, (B, N, K), summing to 1."""
-        similarity = F.normalize(patch_tokens.mean(1), dim=-1) @ self.keys.t()
-        return (similarity / TEMPERATURE).softmax(-1)
-
-    def mix(self, choice: Tensor) -> Tensor:
-        """(B, N, K) -> tokens (B, G, N, D) made of prototypes."""
-        return torch.stack([choice @ values for values in self.values], 1)
-
-    def usual_distance(self, choice: Tensor) -> Tensor:
-        """(B, N, K) -> the distance that is usual at such tokens, (B, N)."""
-        return choice @ self.usual
+    def forward(self, patch_tokens: Tensor) -> Tensor:
+        """(B, G, N, D) -> the same shape, every token a mixture of prototypes."""
+        similarity = F.normalize(patch_tokens.mean(1), dim=-1) @ self.keys.t()  # (B, N, K)
+        weights = (similarity / TEMPERATURE).softmax(-1)
+        return weights.unsqueeze(1) @ self.values
 
     @property
     def tokens_needed(self) -> int:
@@ -70,16 +51,6 @@ class Prototypes(nn.Module):
         repeats = -(-len(self.keys) // count)  # fewer tokens than prototypes: the same ones again
         self.keys.copy_(keys.repeat(repeats, 1)[: len(self.keys)])
         self.values.copy_(values.repeat(1, repeats, 1)[:, : len(self.keys)])
-
-    @torch.no_grad()
-    def fit_usual(self, observed: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Set `usual` from batches of good images: choices (B, N, K) and their distances (B, N)."""
-        total, weight = torch.zeros_like(self.usual), torch.zeros_like(self.usual)
-        for choice, distances in observed:
-            total += (choice * distances[..., None]).sum((0, 1))
-            weight += choice.sum((0, 1))
-        mean = total.sum() / weight.sum()
-        self.usual.copy_(torch.where(weight > MIN_WEIGHT, total / weight.clamp(min=MIN_WEIGHT), mean))
 
 
 def _nearest(units: Tensor, keys: Tensor) -> Tensor:

@@ -105,7 +105,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
             if stopped:
                 raise TrainingStopped(f"stopped after step {step} of {settings.steps}; go on with --resume")
     detector.eval()
-    images.fit_usual_distances()
     images.fit_semantic_metric()
     calibration = fit_calibration(
         predict(detector, held_frames, device), config.calibration.false_reject_rate

@@ -14,10 +14,6 @@ def fitted(count: int, tokens: Tensor) -> Prototypes:
     return prototypes
 
 
-def rebuild(prototypes: Prototypes, patch_tokens: Tensor) -> Tensor:
-    return prototypes.mix(prototypes.choose(patch_tokens))
-
-
 def clusters(centres: int, each: int) -> tuple[Tensor, Tensor]:
     """(tokens (M, 2, 32), centres (centres, 2, 32)) around well separated centres."""
     torch.manual_seed(1)
@@ -28,7 +24,7 @@ def clusters(centres: int, each: int) -> tuple[Tensor, Tensor]:
 def test_good_tokens_are_rebuilt_in_each_group() -> None:
     """Tokens near a centre come out as that centre, in the shallow and in the deep group."""
     tokens, middle = clusters(6, 100)
-    rebuilt = rebuild(fitted(48, tokens), middle.transpose(0, 1)[None])  # (1, 2, 6, 32)
+    rebuilt = fitted(48, tokens)(middle.transpose(0, 1)[None])  # (1, 2, 6, 32)
     similarity = cosine_similarity(rebuilt[0].transpose(0, 1), middle, dim=-1)
     assert similarity.min() > 0.99
 
@@ -38,7 +34,7 @@ def test_a_token_unlike_any_good_one_does_not_pass_through() -> None:
     tokens, _ = clusters(6, 100)
     prototypes = fitted(48, tokens)
     stranger = torch.randn(1, 2, 1, 32, generator=torch.Generator().manual_seed(9))
-    rebuilt = rebuild(prototypes, stranger)
+    rebuilt = prototypes(stranger)
     assert cosine_similarity(rebuilt, stranger, dim=-1).max() < 0.7
     low, high = prototypes.values.amin(1), prototypes.values.amax(1)  # a mixture stays inside
     assert ((rebuilt[0, :, 0] >= low - 1e-5) & (rebuilt[0, :, 0] <= high + 1e-5)).all()
@@ -49,21 +45,4 @@ def test_fewer_tokens_than_prototypes_still_make_a_memory() -> None:
     tokens, middle = clusters(3, 2)
     prototypes = fitted(64, tokens)
     torch.testing.assert_close(prototypes.keys.norm(dim=1), torch.ones(64))
-    assert (
-        cosine_similarity(rebuild(prototypes, middle.transpose(0, 1)[None])[0, 0], middle[:, 0], dim=-1).min()
-        > 0.9
-    )
-
-
-def test_the_usual_distance_belongs_to_the_place_and_not_to_the_mean() -> None:
-    """Tokens that are hard to rebuild on good parts have a large usual distance, easy ones a small one."""
-    tokens, middle = clusters(2, 200)
-    prototypes = fitted(16, tokens)
-    easy, hard = tokens[:200].transpose(0, 1)[None], tokens[200:].transpose(0, 1)[None]
-    batches = [
-        (prototypes.choose(easy), torch.full((1, 200), 0.01)),
-        (prototypes.choose(hard), torch.full((1, 200), 0.3)),
-    ]
-    prototypes.fit_usual(batches)
-    usual = prototypes.usual_distance(prototypes.choose(middle.transpose(0, 1)[None]))[0]
-    torch.testing.assert_close(usual, torch.tensor([0.01, 0.3]), atol=1e-3, rtol=0)
+    assert cosine_similarity(prototypes(middle.transpose(0, 1)[None])[0, 0], middle[:, 0], dim=-1).min() > 0.9
