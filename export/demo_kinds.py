@@ -37,20 +37,23 @@ TIN: Bgr = (0.72, 0.72, 0.72)
 SILK: Bgr = (0.86, 0.88, 0.87)
 
 
-def _flange(holes: int = 6) -> Relief:
-    """Turned steel: a hub with a keyed bore, bolt holes on a circle, an engraved number."""
+def _flange(face_down: bool = False) -> Relief:
+    """Turned steel: a hub with a keyed bore, bolt holes on a circle, an engraved number; its underside is plain."""
     relief = Relief()
     relief.body(disc(250), STEEL, thickness=14, gloss=0.55)
     relief.paint(ring(243, 14), raised=-5)
-    relief.paint(ring(222, 5), (0.42, 0.41, 0.40), raised=-3)
-    for turn in np.arange(holes) * 2 * np.pi / holes - np.pi / 2:
+    if not face_down:
+        relief.paint(ring(222, 5), (0.42, 0.41, 0.40), raised=-3)
+    for turn in np.arange(6) * 2 * np.pi / 6 - np.pi / 2:
         x, y = 176 * np.cos(turn), 176 * np.sin(turn)
         relief.paint(disc(34, x, y), (0.58, 0.57, 0.56), raised=-6)
         relief.cut(disc(22, x, y))
-    relief.paint(disc(118), raised=12)
-    relief.paint(ring(84, 4), (0.50, 0.49, 0.48), raised=-3)
+    if not face_down:
+        relief.paint(disc(118), raised=12)
+        relief.paint(ring(84, 4), (0.50, 0.49, 0.48), raised=-3)
     relief.cut(np.maximum(disc(56), box(24, 40, 0, -52)))
-    relief.paint(text("F42-6", -46, 104, 1.05), (0.34, 0.33, 0.33), raised=-3)
+    if not face_down:
+        relief.paint(text("F42-6", -46, 104, 1.05), (0.34, 0.33, 0.33), raised=-3)
     return relief
 
 
@@ -196,9 +199,9 @@ FOREIGN_KINDS: dict[str, Kind] = {
     "gear": Kind(_gear, _turned),
     "lever": Kind(_lever, _moulded),
 }
-# The right material and features in the wrong arrangement: each spot looks plausible, the whole is wrong.
+# The right material and features, but lying face down, mirrored, or with two components swapped.
 MISBUILT_KINDS: dict[str, Kind] = {
-    "flange": Kind(lambda: _flange(holes=5), _turned),
+    "flange": Kind(lambda: _flange(face_down=True), _turned),
     "connector": Kind(lambda: _connector(mirrored=True), _moulded),
     "board": Kind(lambda: _board(swapped=True), _laminated),
 }
