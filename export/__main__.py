@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").startswith("dualkd"):
             raise
         needs = f"dualkd-export: exporting a run needs {error.name}, which is not here"
-        print(f"{needs}; pip install 'dualkd[train]'", file=sys.stderr)
+        print(f"{needs}; install dualkd with its extra 'train': pip install '.[train]'", file=sys.stderr)
         return 1
     except (BundleError, EngineError) as error:
         print(f"dualkd-export: {error}", file=sys.stderr)

@@ -23,7 +23,8 @@ def _run(command: str, module: str) -> int:
         if (error.name or "").startswith("dualkd"):
             raise
         print(
-            f"{command}: needs {error.name}, which is not here; pip install 'dualkd[train]'", file=sys.stderr
+            f"{command}: needs {error.name}, which is not here; install dualkd with its extra 'train': pip install '.[train]'",
+            file=sys.stderr,
         )
         return 1
     return int(main())

@@ -70,5 +70,5 @@ def test_the_base_install_runs_the_daemon_without_the_training_stack(wheel: Path
         line = [tmp_path / "venv/bin" / command, "x", *(["--out", "y"] if command == "dualkd-export" else [])]
         refused = subprocess.run(line, capture_output=True, text=True, check=False)
         assert refused.returncode == 1
-        assert "pip install 'dualkd[train]'" in refused.stderr
+        assert "pip install '.[train]'" in refused.stderr
         assert "Traceback" not in refused.stderr
