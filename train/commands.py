@@ -22,9 +22,7 @@ def _run(command: str, module: str) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("dualkd"):
             raise
-        print(
-            f"{command}: needs {error.name}, which is not here; install dualkd with its extra 'train': pip install '.[train]'",
-            file=sys.stderr,
-        )
+        needs = f"{command}: needs {error.name}, which is not here"
+        print(f"{needs}; install dualkd with its extra 'train': pip install '.[train]'", file=sys.stderr)
         return 1
     return int(main())
