@@ -12,6 +12,7 @@ from pathlib import Path
 from dualkd.daemon.bundle import MANIFEST_NAME, BundleError
 from dualkd.daemon.engine import EngineError
 from dualkd.daemon.frames import FrameError
+from dualkd.train.commands import say_what_is_missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,11 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return _export(options.source, options.out, options.fp16, options.max_batch)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("dualkd"):
-            raise
-        needs = f"dualkd-export: exporting a run needs {error.name}, which is not here"
-        print(f"{needs}; install dualkd with its extra 'train': pip install '.[train]'", file=sys.stderr)
-        return 1
+        return say_what_is_missing("dualkd-export", error)
     except (BundleError, EngineError) as error:
         print(f"dualkd-export: {error}", file=sys.stderr)
         return 1

@@ -20,9 +20,14 @@ def _run(command: str, module: str) -> int:
     try:
         main = import_module(module).main
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("dualkd"):
-            raise
-        needs = f"{command}: needs {error.name}, which is not here"
-        print(f"{needs}; install dualkd with its extra 'train': pip install '.[train]'", file=sys.stderr)
-        return 1
+        return say_what_is_missing(command, error)
     return int(main())
+
+
+def say_what_is_missing(command: str, error: ModuleNotFoundError) -> int:
+    """Print what to install and return the exit status; a missing module of our own is raised again."""
+    if (error.name or "").startswith("dualkd"):
+        raise error
+    needs = f"{command}: needs {error.name}, which is not here"
+    print(f"{needs}; install dualkd with its extra 'train': pip install '.[train]'", file=sys.stderr)
+    return 1

@@ -2,8 +2,8 @@
 
 The student errs on good parts too, far more along some directions of a class token than along others. A
 plain cosine distance drowns the unusual error in the usual one; the Mahalanobis length of the residual does
-not. This metric is ours, fitted on the training images after training (our reading names no score beyond the
-distance itself); BENCHMARKS.md says what it is worth.
+not. This metric is ours, fitted on the training images after training; our reading of the paper names no
+score beyond the distance itself.
 """
 
 from __future__ import annotations
