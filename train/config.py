@@ -16,6 +16,20 @@ Rate = Annotated[float, Meta(ge=0, lt=1)]
 
 PATCH_PX = 14  # the DINOv2 patch
 
+Benchmark = Literal[
+    "mvtec-ad",
+    "mvtec-loco",
+    "visa",
+    "real-iad",
+    "cifar-10",
+    "cifar-100",
+    "cifar-100-coarse",
+    "fashion-mnist",
+    "view",
+    "mvtec-like",
+]
+Protocol = Literal["one-model", "per-class", "one-vs-rest", "many-vs-many"]
+
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the good images are. See datasets.py for the layouts."""
@@ -24,6 +38,10 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     layout: Literal["folder", "mvtec", "video"] = "folder"
     start: Index = 0  # video: first frame used
     stop: Count | None = None  # video: first frame no longer used; None for all
+    benchmark: Benchmark | None = None  # instead of layout: the official files of a benchmark below root
+    protocol: Protocol | None = None  # which models a benchmark asks for; needed with benchmark
+    classes: list[str] = []  # only these classes of the benchmark; empty for all
+    task: str | None = None  # one model of the benchmark by its name; None trains them all in turn
     hold_out: Share = 0.2  # share of the good images kept from training, for calibration
 
 

@@ -26,13 +26,26 @@ class DataError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image. `kind` is "good" or the name of a defect; `mask` is the defect's ground truth, if any."""
+    """One image. `kind` is "good" or the name of a defect; `mask` is the defect's ground truth, if any.
+
+    `category` is the product's class in a benchmark; `part` names the physical part where several views show one.
+    """
 
     name: str
     path: Path
     kind: str
     mask: Path | None = None
     frame: int | None = None  # index in the video, for layout video
+    category: str = ""
+    part: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One model that a benchmark's protocol asks for."""
+
+    name: str
+    dataset: Dataset
 
 
 @dataclass(frozen=True, slots=True)

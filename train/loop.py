@@ -11,7 +11,7 @@ import torch
 from dualkd.train.config import OptimConfig, TrainConfig
 from dualkd.train.detector import Detector, half_precision
 from dualkd.train.images import TrainingImages
-from dualkd.train.losses import local_loss, noisy_or_loss, semantic_loss
+from dualkd.train.objective import objective
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -56,19 +56,8 @@ class Loop:
         indices = torch.randint(len(self._images), (self._settings.batch,), generator=self._order)
         tokens, images = self._images.batch(indices)
         ramp = min(1.0, self.step / max(1, self._settings.steps // 10))
-        weighted, losses = [], {}
         with half_precision(self._device):
-            if self._detector.local is not None:
-                rebuilt = self._detector.local(tokens.patch_tokens)
-                loss = local_loss(tokens.patch_tokens, rebuilt, ramp * self._config.local.hard_mining)
-                weighted.append(self._config.objective.local * loss)
-                losses["local"] = loss.mean().item()
-            if self._detector.semantic is not None:
-                classes = self._detector.semantic(self._detector.resize(images))
-                loss = semantic_loss(tokens.class_tokens, classes)
-                weighted.append(self._config.objective.semantic * loss)
-                losses["semantic"] = loss.mean().item()
-            total = noisy_or_loss(weighted)
+            total, parts = objective(self._config, self._detector, tokens, images, ramp)
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self._settings)
         self._optimiser.zero_grad(set_to_none=True)
@@ -77,8 +66,8 @@ class Loop:
         torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
         self._scaler.step(self._optimiser)
         self._scaler.update()
-        self.losses = losses
-        self.history.append(losses)
+        self.losses = {name: value.item() for name, value in parts.items()}
+        self.history.append(self.losses)
 
     def state(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,35 @@
+"""What one training step minimises: each student's distance to the teacher, joined by a Noisy-OR.
+
+Knows the configuration, the students and the losses; knows no optimiser, no data and no device.
+"""
+
+from __future__ import annotations
+
+from dualkd.train.config import TrainConfig
+from dualkd.train.detector import Detector
+from dualkd.train.losses import local_loss, noisy_or_loss, semantic_loss
+from dualkd.train.model import TeacherTokens
+from torch import Tensor
+
+
+def objective(
+    config: TrainConfig, detector: Detector, tokens: TeacherTokens, images: Tensor, ramp: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch of good frames (scalar) and, by name, its parts for the log (scalars, detached).
+
+    tokens: the teacher's, of the normalised `images` (B, 3, H, W); ramp: 0 to 1, how much of the hard mining
+    is in force.
+    """
+    weighted: list[Tensor] = []
+    parts: dict[str, Tensor] = {}
+    if detector.local is not None:
+        rebuilt = detector.local(tokens.patch_tokens)
+        loss = local_loss(tokens.patch_tokens, rebuilt, ramp * config.local.hard_mining)
+        weighted.append(config.objective.local * loss)
+        parts["local"] = loss.mean().detach()
+    if detector.semantic is not None:
+        classes = detector.semantic(detector.resize(images))
+        loss = semantic_loss(tokens.class_tokens, classes)
+        weighted.append(config.objective.semantic * loss)
+        parts["semantic"] = loss.mean().detach()
+    return noisy_or_loss(weighted), parts
