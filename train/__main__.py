@@ -15,6 +15,7 @@ from dualkd.daemon.frames import FrameError
 from dualkd.train.checkpoint import RESUME_NAME, RUN_NAME, RunError
 from dualkd.train.config import TrainConfig
 from dualkd.train.datasets import DataError
+from dualkd.train.detector import Detector
 from dualkd.train.trainer import TrainingStopped, train
 from dualkd.train.weights import WeightsError
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         config = load(options.config, TrainConfig, options.set)
+        _check_networks(config)
         if options.check:
             print(dump(config), end="")
             return 0
@@ -59,6 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{config.run}: {run.steps_done} steps in {run.seconds:.0f} s, {losses}")
     print(f"next: dualkd-export {config.run} --out BUNDLE")
     return 0
+
+
+def _check_networks(config: TrainConfig) -> None:
+    """Build the detector without memory and weights: what no network can be built from ends here."""
+    with torch.device("meta"):
+        Detector(config)
 
 
 def _check_device(config: TrainConfig) -> None:

@@ -11,10 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from dualkd.daemon.engine import RawPrediction
 from dualkd.train.anomaly_map import AnomalyMap
-from dualkd.train.config import PATCH_PX, TrainConfig
-from dualkd.train.model import LocalStudent, SemanticStudent, Teacher, TeacherTokens, semantic_size
+from dualkd.train.config import TrainConfig
+from dualkd.train.model import LocalStudent, SemanticStudent, semantic_size
 from dualkd.train.pixels import AreaResize, Normalise
 from dualkd.train.semantic_metric import SemanticMetric
+from dualkd.train.teacher import TeacherTokens, make_teacher
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,16 +29,15 @@ class Detector(nn.Module):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         size = (config.input.height, config.input.width)
-        self.grid = (size[0] // PATCH_PX, size[1] // PATCH_PX)
         uses_local, uses_semantic = config.students != "semantic", config.students != "local"
-        self.normalise = Normalise()
-        self.teacher = Teacher(
+        self.teacher = make_teacher(
             config.teacher.name,
             size,
             config.local.blocks if uses_local else [],
             config.semantic.blocks if uses_semantic else [],
         )
-        width = self.teacher.vit.embed_dim
+        self.normalise = Normalise(self.teacher.mean, self.teacher.std)
+        self.grid, width = self.teacher.grid, self.teacher.width
         self.local = LocalStudent(config.local, width) if uses_local else None
         self.anomaly_map = (
             AnomalyMap(self.grid, config.local.smoothing, config.local.top_share) if uses_local else None

@@ -14,7 +14,7 @@ from dualkd.daemon.frames import Image, to_model_size
 from dualkd.train.config import TrainConfig
 from dualkd.train.datasets import DataError, Sample, read_samples
 from dualkd.train.detector import ENCODE_BATCH, Detector, half_precision
-from dualkd.train.model import TeacherTokens
+from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
 from tqdm import tqdm
 

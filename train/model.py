@@ -1,6 +1,6 @@
-"""The frozen teacher and its two unlike students.
+"""The two unlike students of the frozen teacher.
 
-Knows the three networks and nothing of images on disk, losses or scores. Shapes: B frames, N = h * w
+Knows the two networks and nothing of images on disk, losses or scores. Shapes: B frames, N = h * w
 patches, D the width of the teacher's tokens, G groups of teacher blocks, K class tokens.
 
 Sources: the two students and what each is for are Park, Seo and Kim's (arXiv 2509.24448); the local
@@ -9,93 +9,14 @@ student's bottleneck, linear attention and grouping follow Guo et al., Dinomaly 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
-
-import timm
 import torch
 from dualkd.configs.loader import ConfigError
 from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
 from dualkd.train.prototypes import Prototypes
-from dualkd.train.weights import StateDict, WeightsError
+from dualkd.train.teacher import GROUPS, split_groups
 from timm.layers import Mlp
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-
-GROUPS = 2
-
-
-class TeacherTokens(NamedTuple):
-    """What the students learn from. Either is empty along its second axis if no student asks for it."""
-
-    patch_tokens: Tensor  # (B, G, N, D), each group the mean of its blocks
-    class_tokens: Tensor  # (B, K, D)
-
-
-class Teacher(nn.Module):
-    """A frozen DINOv2 ViT, run up to the last block that a student reads."""
-
-    def __init__(
-        self, name: str, size: tuple[int, int], local: Sequence[int], semantic: Sequence[int]
-    ) -> None:
-        """`size`: (height, width) in pixels; `local`, `semantic`: the zero-based blocks each student reads."""
-        super().__init__()
-        try:
-            self.vit: VisionTransformer = timm.create_model(
-                name, pretrained=False, num_classes=0, img_size=size
-            )
-        except (RuntimeError, TypeError) as error:  # an unknown name, or a network that is no ViT
-            raise WeightsError(
-                f"teacher {name!r} is not a vision transformer that timm knows: {error}"
-            ) from error
-        if self.vit.patch_embed.patch_size != (PATCH_PX, PATCH_PX):
-            raise WeightsError(
-                f"teacher {name!r} has patches of {self.vit.patch_embed.patch_size}, needs {PATCH_PX}"
-            )
-        depth = len(self.vit.blocks)
-        too_deep = [block for block in (*local, *semantic) if block >= depth]
-        if too_deep:
-            raise WeightsError(f"teacher {name!r} has blocks 0..{depth - 1}; there is no block {too_deep[0]}")
-        self.groups = split_groups(local)
-        self.class_blocks = list(semantic)
-        self.read = sorted({*local, *semantic})
-        self.vit.blocks = self.vit.blocks[: self.read[-1] + 1]
-        self.vit.norm = nn.Identity()
-        self.requires_grad_(False)
-        self.eval()
-
-    def load(self, state: StateDict) -> None:
-        """Take timm's weights; position embeddings are resampled to this input here, not in the graph."""
-        fitted = checkpoint_filter_fn(dict(state), self.vit)
-        missing, _ = self.vit.load_state_dict(fitted, strict=False)
-        if missing:
-            raise WeightsError(
-                f"the teacher's weights lack {len(missing)} tensors, the first is {missing[0]!r}"
-            )
-
-    def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002 (nn.Module's signature)
-        """Stay in evaluation mode: the teacher is frozen."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> TeacherTokens:
-        """Normalised RGB (B, 3, H, W) -> TeacherTokens, in the precision of the weights."""
-        images = images.to(self.vit.patch_embed.proj.weight.dtype)
-        levels = self.vit.forward_intermediates(
-            images,
-            indices=self.read,
-            return_prefix_tokens=True,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        by_block = dict(zip(self.read, levels, strict=True))  # block -> ((B, N, D), (B, prefix, D))
-        empty = levels[0][0][:, :0]
-        patch = [torch.stack([by_block[block][0] for block in group]).mean(0) for group in self.groups]
-        classes = [by_block[block][1][:, 0] for block in self.class_blocks]
-        return TeacherTokens(
-            torch.stack(patch, 1) if patch else empty, torch.stack(classes, 1) if classes else empty
-        )
 
 
 class LinearAttention(nn.Module):
@@ -237,12 +158,6 @@ class SemanticStudent(nn.Module):
         return torch.stack(
             [head(prefix[:, 0]) for head, (_, prefix) in zip(self.heads, levels, strict=True)], 1
         )
-
-
-def split_groups(items: Sequence[int]) -> list[list[int]]:
-    """Split blocks into GROUPS runs of nearly equal length, shallow first; no items, no groups."""
-    edges = [round(index * len(items) / GROUPS) for index in range(GROUPS + 1)]
-    return [list(items[start:stop]) for start, stop in pairwise(edges) if stop > start]
 
 
 def semantic_size(config: TrainConfig) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dualkd.train.config import TrainConfig
 from dualkd.train.detector import Detector
 from dualkd.train.losses import local_loss, noisy_or_loss, semantic_loss
-from dualkd.train.model import TeacherTokens
+from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
 
 

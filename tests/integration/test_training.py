@@ -85,7 +85,7 @@ def test_a_finished_run_is_not_overwritten_by_accident(
         ("training.device=cuda", 2, "torch sees no CUDA GPU"),
         ("data.root=/nowhere", 1, "/nowhere: no such folder"),
         ("teacher.weights=/nowhere.pth", 1, "/nowhere.pth does not exist"),
-        ("teacher.name=resnet18", 1, "'resnet18' is not a vision transformer"),
+        ("teacher.name=swin_tiny_patch4_window7_224", 1, "is neither a vision transformer nor"),
         ("local.blocks=[3, 40]", 1, "there is no block 40"),
     ],
 )

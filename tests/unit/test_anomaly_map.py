@@ -33,7 +33,7 @@ def test_normalise_takes_blue_green_red() -> None:
     """A purely red BGR pixel lands in the first channel, normalised by ImageNet's red."""
     frame = torch.zeros(1, 1, 1, 3, dtype=torch.uint8)
     frame[..., 2] = 255
-    values = Normalise()(frame)[0, :, 0, 0]
+    values = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(frame)[0, :, 0, 0]
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225]
     np.testing.assert_allclose(values.numpy(), expected, rtol=1e-5)
 
