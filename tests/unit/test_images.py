@@ -9,7 +9,7 @@ from dualkd.train.config import DataConfig, OptimConfig, TrainConfig
 from dualkd.train.datasets import DataError, Sample
 from dualkd.train.images import split_held_out
 
-SAMPLES = [Sample(f"{index}", Path("x"), "good", frame=index) for index in range(20)]
+SAMPLES = [Sample(f"{index}", Path("x"), "good", index=index) for index in range(20)]
 
 
 def config(layout: str, seed: int = 0) -> TrainConfig:
