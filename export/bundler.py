@@ -25,8 +25,9 @@ from dualkd.daemon.bundle import (
 from dualkd.daemon.engine_onnx import OnnxEngine
 from dualkd.export.onnx_graph import write_onnx
 from dualkd.export.parity import FP16, FP32, compare, run_engine
+from dualkd.train.benchmarks import open_task
 from dualkd.train.checkpoint import Run, RunError, load_detector
-from dualkd.train.datasets import DataError, open_dataset
+from dualkd.train.datasets import DataError
 from dualkd.train.detector import Detector, predict
 from dualkd.train.images import load_frames
 
@@ -79,16 +80,12 @@ def _check_parity(bundle: Bundle, detector: Detector, frames: npt.NDArray[np.uin
 
 def _parity_frames(run: Run, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Held-out good images of the run, as the daemon would see them."""
-    data = run.config.data
+    dataset = open_task(run.config.data).dataset
     names = set(run.held_out)
-    samples = [
-        sample
-        for sample in open_dataset(data.root, data.layout, data.start, data.stop).train
-        if sample.name in names
-    ]
+    samples = [sample for sample in (*dataset.train, *dataset.held_out) if sample.name in names]
     if len(samples) != len(names):
         raise DataError(
-            f"{data.root}: {len(names) - len(samples)} of the run's {len(names)} held-out images are gone; "
+            f"{run.config.data.root}: {len(names) - len(samples)} of the run's {len(names)} held-out images are gone; "
             "the exported graph is checked on them, so put them back"
         )
     return load_frames(samples[:PARITY_FRAMES], size).numpy()

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from dualkd.configs.loader import ConfigError, dump, load
 from dualkd.daemon.calibration import CalibrationError
 from dualkd.daemon.frames import FrameError
-from dualkd.train.checkpoint import RESUME_NAME, RUN_NAME, RunError
-from dualkd.train.config import TrainConfig
+from dualkd.train.benchmarks.check import check_tasks
+from dualkd.train.checkpoint import Run, RunError
+from dualkd.train.config import Benchmark, Protocol, TrainConfig
 from dualkd.train.datasets import DataError
 from dualkd.train.detector import Detector
+from dualkd.train.suite import left_to_train, plan_runs
 from dualkd.train.trainer import TrainingStopped, train
 from dualkd.train.weights import WeightsError
 
+log = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 a complete run, 1 training failed, 2 the configuration is wrong, 130 interrupted and saved."""
+    """Exit status: 0 all runs complete, 1 training failed, 2 the configuration is wrong, 130 interrupted and saved."""
     parser = argparse.ArgumentParser(
         prog="dualkd-train", description="Train a detector from images of good parts."
     )
@@ -29,22 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key of the file"
     )
+    parser.add_argument("--benchmark", choices=get_args(Benchmark), help="sets data.benchmark")
+    parser.add_argument("--protocol", choices=get_args(Protocol), help="sets data.protocol")
+    parser.add_argument("--classes", metavar="A,B", help="sets data.classes")
     parser.add_argument("--check", action="store_true", help="print the effective configuration and stop")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an interrupted run; of several, skip the complete ones",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     options = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
     try:
-        config = load(options.config, TrainConfig, options.set)
+        config = load(options.config, TrainConfig, [*_benchmark_overrides(options), *options.set])
         _check_networks(config)
         if options.check:
             print(dump(config), end="")
             return 0
         _check_device(config)
-        _check_run_folder(Path(config.run), options.resume, options.overwrite)
-        run = train(config, resume=options.resume)
+        planned = plan_runs(config)
+        left = left_to_train(planned, resume=options.resume, overwrite=options.overwrite)
+        check_tasks(one.task for one in left)
+        for number, one in enumerate(planned, start=1):
+            state = "" if one in left else " (complete already)"
+            if len(planned) > 1:
+                log.info("task %d of %d: %s%s", number, len(planned), one.task.name, state)
+            if one in left:
+                _report(train(one.config, resume=options.resume and one.begun))
     except ConfigError as error:
         print(f"dualkd-train: {error}", file=sys.stderr)
         return 2
@@ -57,10 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, FrameError, WeightsError, RunError, CalibrationError) as error:
         print(f"dualkd-train: {error}", file=sys.stderr)
         return 1
-    losses = ", ".join(f"{name} loss {value:.4f}" for name, value in run.losses.items())
-    print(f"{config.run}: {run.steps_done} steps in {run.seconds:.0f} s, {losses}")
-    print(f"next: dualkd-export {config.run} --out BUNDLE")
     return 0
+
+
+def _benchmark_overrides(options: argparse.Namespace) -> list[str]:
+    """--benchmark, --protocol and --classes as overrides of the configuration's keys."""
+    values = {"benchmark": options.benchmark, "protocol": options.protocol}
+    values["classes"] = options.classes.split(",") if options.classes else None
+    return [f"data.{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
+
+
+def _report(run: Run) -> None:
+    losses = ", ".join(f"{name} loss {value:.4f}" for name, value in run.losses.items())
+    print(f"{run.config.run}: {run.steps_done} steps in {run.seconds:.0f} s, {losses}")
+    print(f"next: dualkd-export {run.config.run} --out BUNDLE", flush=True)
 
 
 def _check_networks(config: TrainConfig) -> None:
@@ -74,14 +104,6 @@ def _check_device(config: TrainConfig) -> None:
         raise ConfigError(
             ["training.device: got 'cuda', but torch sees no CUDA GPU here; set training.device: cpu"]
         )
-
-
-def _check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    if resume and not (folder / RESUME_NAME).is_file():
-        what = "is complete already" if (folder / RUN_NAME).is_file() else "holds nothing to resume"
-        raise RunError(f"{folder} {what}; train without --resume")
-    if not resume and not overwrite and (folder / RUN_NAME).is_file():
-        raise RunError(f"{folder} already holds a run; set another run, or give --resume or --overwrite")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import msgspec
 import torch
 from dualkd.daemon.calibration import describe, fit_calibration
 from dualkd.daemon.decision import Calibration
+from dualkd.train.benchmarks import open_task
 from dualkd.train.checkpoint import (
     Run,
     RunError,
@@ -28,7 +29,6 @@ from dualkd.train.checkpoint import (
     versions,
 )
 from dualkd.train.config import TrainConfig
-from dualkd.train.datasets import open_dataset
 from dualkd.train.detector import predict
 from dualkd.train.images import TrainingImages, load_frames, split_held_out
 from dualkd.train.loop import Loop
@@ -50,12 +50,14 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     """
     folder, settings = Path(config.run), config.training
     device = torch.device(settings.device)
-    dataset = open_dataset(config.data.root, config.data.layout, config.data.start, config.data.stop)
-    training, held_out = split_held_out(dataset.train, config)
+    dataset = open_task(config.data).dataset
+    training, held_out = dataset.train, dataset.held_out
+    if not held_out:
+        training, held_out = split_held_out(training, config)
     log.info(
         "%s: %d good images, %d of them held out for calibration",
         dataset.name,
-        len(dataset.train),
+        len(training) + len(held_out),
         len(held_out),
     )
     size = (config.input.height, config.input.width)
