@@ -1,123 +1,114 @@
-"""The command dualkd-eval: a trained run against images of known kind.
+"""The command dualkd-eval: trained runs against images of known kind, and runs against each other.
 
-Scores with the trained modules and decides with the daemon's own decision. Writes metrics.json, a table,
-the scores as a plot, and a sheet of the images worth looking at.
+Has runs scored and writes the report: metrics.json, tables and pictures. Which runs are measured on what is
+in runsets.py, which figures are computed in figures.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-import cv2
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
+from dualkd.daemon.bundle import file_sha256
 from dualkd.daemon.calibration import describe
-from dualkd.daemon.decision import Calibration, noisy_or_hazard
-from dualkd.daemon.engine import RawPrediction
-from dualkd.train.checkpoint import Run, RunError, load_detector
-from dualkd.train.datasets import GOOD, DataError, Sample, open_test_set, read_mask, read_samples
-from dualkd.train.detector import predict
-from dualkd.train.images import load_frames
-from dualkd.train.metrics import aupro, detection_metrics
-from dualkd.train.report import Tile, plot_scores, write_sheet
+from dualkd.train.checkpoint import RUN_NAME, RunError
+from dualkd.train.compare import Measured, comparison_markdown, fold, ranking_summary
+from dualkd.train.config import Benchmark, Protocol
+from dualkd.train.datasets import GOOD, DataError, read_mask, read_samples
+from dualkd.train.figures import ALL, ClassCurves, Report, ScoredImage, make_report
+from dualkd.train.report import (
+    ScoreGroup,
+    Tile,
+    plot_comparison,
+    plot_curves,
+    plot_histograms,
+    plot_scores,
+    write_sheet,
+)
+from dualkd.train.runsets import RunSet, find_runs, pair_with_tasks
+from dualkd.train.scoring import Fusion, Scored, score_run
+from dualkd.train.tables import report_csv, report_markdown
 from dualkd.train.weights import WeightsError
+from tqdm import tqdm
 
-PIXEL_METRIC_SIDE = 256  # pixel metrics compare map and mask at this size
 SHEET_TILES = 12
+REPORT_NAME = "metrics.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Scores and metrics of one test set. `score` is P; ranking uses its unsaturated form `hazard`."""
-
-    samples: list[Sample]
-    raw: RawPrediction
-    hazard: npt.NDArray[np.float64]  # (n,)
-    score: npt.NDArray[np.float64]  # (n,)
-    metrics: dict[str, dict[str, float]]  # row name -> metric -> value
-    misses: int  # defects that passed
-    false_rejects: int  # good parts that failed
+def evaluate(runs: RunSet, fusion: Fusion, device: torch.device, folder: Path) -> tuple[Report, list[Scored]]:
+    """Score the runs on their tasks and write the report into `folder`. Raises DataError, RunError, WeightsError."""
+    pairs = pair_with_tasks(runs)
+    tasks = tqdm(pairs.items(), desc=runs.name, unit="task", disable=None if len(pairs) > 1 else True)
+    scored = [score_run(path, task, device) for path, task in tasks]
+    report, curves = make_report(runs.name, scored, runs.grouping, fusion)
+    write_report(report, curves, scored, folder)
+    return report, scored
 
 
-def evaluate(raw: RawPrediction, samples: list[Sample], calibration: Calibration) -> Evaluation:
-    """Compute all metrics. Rows: `all`, each student alone, and each kind of defect against the good parts."""
-    truth = np.array([sample.kind != GOOD for sample in samples])
-    hazard = noisy_or_hazard(calibration, raw.d_local, raw.d_semantic)
-    score = -np.expm1(-hazard)
-    metrics = {"all": detection_metrics(truth, hazard)}
-    if raw.anomaly_map is not None and any(sample.mask for sample in samples):
-        metrics["all"] |= _pixel_metrics(raw.anomaly_map, samples)
-    for name, distance in (("local alone", raw.d_local), ("semantic alone", raw.d_semantic)):
-        if distance is not None:
-            metrics[name] = detection_metrics(truth, distance)
-    for kind in sorted({sample.kind for sample in samples} - {GOOD}):
-        rows = np.array([sample.kind in (GOOD, kind) for sample in samples])
-        metrics[kind] = detection_metrics(truth[rows], hazard[rows])
-    failed = score > calibration.threshold
-    return Evaluation(
-        samples, raw, hazard, score, metrics, int((truth & ~failed).sum()), int((~truth & failed).sum())
-    )
+def read_report(runs: RunSet, fusion: Fusion) -> Report | None:
+    """The report that lies with the runs, if it is of these very runs; None if it must be made."""
+    try:
+        report = msgspec.json.decode((runs.folder / REPORT_NAME).read_bytes(), type=Report)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    now = sorted(file_sha256(folder / RUN_NAME) for folder in runs.runs)
+    same = now == sorted(run.run_sha256 for run in report.runs) and report.fusion == fusion
+    return report if same else None
 
 
-def format_table(metrics: dict[str, dict[str, float]]) -> str:
-    """The metrics as a Markdown table, in per cent."""
-    columns = ["auroc", "ap", "f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"]
-    columns = [column for column in columns if any(column in row for row in metrics.values())]
-    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for name, row in metrics.items():
-        cells = [f"{100 * row[column]:.2f}" if column in row else "" for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def write_report(
-    result: Evaluation, calibration: Calibration, folder: Path, facts: dict[str, object]
-) -> None:
-    """Write metrics.json, table.md, scores.png and sheet.png into `folder`."""
+def write_report(report: Report, curves: ClassCurves, scored: Sequence[Scored], folder: Path) -> None:
+    """Write table.md, table.csv, curves.png, histograms.png, scores.png, sheet.png and metrics.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [
-        {"name": sample.name, "kind": sample.kind, "score": float(score), "hazard": float(hazard)}
-        for sample, score, hazard in zip(result.samples, result.score, result.hazard, strict=True)
-    ]
-    document = {
-        **facts,
-        "metrics": result.metrics,
-        "misses": result.misses,
-        "false_rejects": result.false_rejects,
-        "threshold": calibration.threshold,
-        "parts": parts,
-    }
-    (folder / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
-    (folder / "table.md").write_text(format_table(result.metrics) + "\n", encoding="utf-8")
-    kinds = [GOOD, *sorted({sample.kind for sample in result.samples} - {GOOD})]
-    groups = {kind: result.score[[sample.kind == kind for sample in result.samples]] for kind in kinds}
-    plot_scores(groups, calibration.threshold, folder / "scores.png")
-    write_sheet(_sheet_sections(result, calibration), folder / "sheet.png")
+    (folder / "table.md").write_text(report_markdown(report), encoding="utf-8")
+    (folder / "table.csv").write_text(report_csv(report), encoding="utf-8")
+    if curves.image:
+        plot_curves(report.data, curves.image, curves.pixel, folder / "curves.png")
+    classes = _score_groups(report, by_kind=False)
+    plot_histograms(report.data, classes, folder / "histograms.png")
+    strips = classes if len(classes) > 1 else _score_groups(report, by_kind=True)
+    plot_scores(report.data, strips, folder / "scores.png")
+    write_sheet(_sheet_sections(scored), folder / "sheet.png")
+    (folder / REPORT_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
 
 
-def _pixel_metrics(maps: npt.NDArray[np.float32], samples: list[Sample]) -> dict[str, float]:
-    """Over good images and defects that have a mask; defects without one are left out."""
-    side = (PIXEL_METRIC_SIDE, PIXEL_METRIC_SIDE)
-    kept = [index for index, sample in enumerate(samples) if sample.kind == GOOD or sample.mask]
-    large = [np.asarray(cv2.resize(maps[index], side, interpolation=cv2.INTER_LINEAR)) for index in kept]
-    masks = [read_mask(samples[index], side) for index in kept]
-    truth, values = np.stack(masks).ravel(), np.stack(large).ravel()
-    pixel = detection_metrics(truth, values)
-    return {f"pixel_{name}": value for name, value in pixel.items()} | {"aupro": aupro(masks, large)}
+def _score_groups(report: Report, *, by_kind: bool) -> list[ScoreGroup]:
+    """The scores of every class, or of every kind, good first."""
 
+    def name(image: ScoredImage) -> str:
+        if by_kind:
+            return image.kind
+        return (image.task if report.grouping == "task" else image.category) or ALL
 
-def _sheet_sections(result: Evaluation, calibration: Calibration) -> list[tuple[str, list[Tile]]]:
-    order = np.argsort(result.hazard)
-    bad = [index for index in order if result.samples[index].kind != GOOD]
-    good = [index for index in order if result.samples[index].kind == GOOD]
+    thresholds = {run.task: run.calibration.threshold for run in report.runs}
+    groups: dict[str, list[ScoredImage]] = {GOOD: []} if by_kind else {}
+    for image in report.images:
+        groups.setdefault(name(image), []).append(image)
     return [
-        (title, _tiles(chosen, result, calibration))
+        ScoreGroup(
+            key,
+            np.array([image.hazard for image in images if image.kind == GOOD]),
+            np.array([image.hazard for image in images if image.kind != GOOD]),
+            thresholds[images[0].task],
+        )
+        for key, images in groups.items()
+        if images
+    ]
+
+
+def _sheet_sections(scored: Sequence[Scored]) -> list[tuple[str, list[Tile]]]:
+    places = [(one, index) for one in scored for index in range(len(one.samples))]
+    places.sort(key=lambda place: float(place[0].hazard[place[1]]))
+    bad = [place for place in places if place[0].samples[place[1]].kind != GOOD]
+    good = [place for place in places if place[0].samples[place[1]].kind == GOOD]
+    return [
+        (title, [_tile(*place) for place in chosen])
         for title, chosen in (
             ("Defects with the lowest scores (worst misses)", bad[:SHEET_TILES]),
             ("Good parts with the highest scores (worst false alarms)", good[::-1][:SHEET_TILES]),
@@ -127,71 +118,124 @@ def _sheet_sections(result: Evaluation, calibration: Calibration) -> list[tuple[
     ]
 
 
-def _tiles(indices: Sequence[int], result: Evaluation, calibration: Calibration) -> list[Tile]:
-    samples = [result.samples[index] for index in indices]
-    tiles = []
-    for index, sample, image in zip(indices, samples, read_samples(samples), strict=True):
-        score, failed = result.score[index], result.score[index] > calibration.threshold
-        anomaly_map = None
-        if result.raw.anomaly_map is not None and calibration.region_threshold:
-            anomaly_map = result.raw.anomaly_map[index] / (
-                2 * calibration.region_threshold
-            )  # threshold in mid scale
-        mask = read_mask(sample, (image.shape[0], image.shape[1])) if sample.mask else None
-        wrong = failed == (sample.kind == GOOD)
-        verdict = "FAIL" if failed else "PASS"
-        tiles.append(
-            Tile(image, anomaly_map, mask, sample.name, f"{sample.kind}: {verdict} {score:.3f}", bool(wrong))
-        )
-    return tiles
+def _tile(scored: Scored, index: int) -> Tile:
+    sample, score, failed = scored.samples[index], scored.score[index], bool(scored.failed[index])
+    image = next(read_samples([sample]))
+    anomaly_map, region_threshold = None, scored.calibration.region_threshold
+    if scored.raw.anomaly_map is not None and region_threshold:
+        anomaly_map = scored.raw.anomaly_map[index] / (2 * region_threshold)  # threshold in mid scale
+    mask = read_mask(sample, (image.shape[0], image.shape[1])) if sample.mask else None
+    verdict = f"{sample.kind}: {'FAIL' if failed else 'PASS'} {score:.3f}"
+    title = f"{scored.task}: {sample.name}" if scored.task else sample.name
+    return Tile(image, anomaly_map, mask, title, verdict, failed == (sample.kind == GOOD))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 evaluated, 1 run or data cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="dualkd-eval", description="Measure a trained run on images of known kind."
-    )
-    parser.add_argument("run", type=Path)
-    parser.add_argument(
-        "--data", type=Path, help="folder with test/good and test/<defect> (default: the run's own data.root)"
-    )
-    parser.add_argument("--out", type=Path, help="folder for the report (default: RUN/eval/NAME)")
-    options = parser.parse_args(arguments)
+    """Exit status: 0 evaluated, 1 a run or the images cannot be used, 2 the command line is wrong."""
+    options = _parse(arguments)
+    overrides = {
+        key: str(value)
+        for key in ("root", "benchmark", "protocol", "task")
+        if (value := getattr(options, key)) is not None
+    }
     try:
-        detector, run = load_detector(options.run)
-        dataset = open_test_set(options.data or Path(run.config.data.root))
-        size = (run.config.input.height, run.config.input.width)
-        raw = predict(detector, load_frames(dataset.test, size), torch.device("cpu"))
+        sets = [find_runs(folder, overrides) for folder in options.run]
+        if options.compare:
+            text = _compare(sets, options)
+        else:
+            text = "\n\n".join(_evaluate(runs, options, several=len(sets[0]) > 1) for runs in sets[0])
+    except msgspec.ValidationError as error:
+        print(f"dualkd-eval: {error}", file=sys.stderr)
+        return 2
     except (RunError, WeightsError, DataError) as error:
         print(f"dualkd-eval: {error}", file=sys.stderr)
         return 1
-    calibration = _calibration(run)
-    result = evaluate(raw, dataset.test, calibration)
-    folder = options.out or options.run / "eval" / dataset.name
-    good = sum(sample.kind == GOOD for sample in dataset.test)
-    defects = len(dataset.test) - good
-    facts: dict[str, object] = {
-        "run": str(options.run),
-        "data": dataset.name,
-        "teacher": run.teacher,
-        "good": good,
-        "defects": defects,
-        "pixel_metric_side_px": PIXEL_METRIC_SIDE,
-    }
-    write_report(result, calibration, folder, facts)
-    print(f"{dataset.name}: {good} good, {defects} defects; teacher weights: {run.teacher.source}\n")
-    print(format_table(result.metrics))
-    print(
-        f"\n{result.misses} of {defects} defects passed, {result.false_rejects} of {good} good parts failed"
-    )
-    print(f"{describe(calibration)}\nlook at {folder / 'sheet.png'} and {folder / 'scores.png'}")
+    _say(text)
     return 0
 
 
-def _calibration(run: Run) -> Calibration:
-    if run.calibration is None:
-        raise RunError("the run has no calibration")
-    return run.calibration
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dualkd-eval", description="Measure trained runs on images of known kind."
+    )
+    parser.add_argument("run", type=Path, nargs="+", help="a run, or the folder of a benchmark's runs")
+    parser.add_argument("--compare", action="store_true", help="set several runs side by side")
+    parser.add_argument(
+        "--data",
+        dest="root",
+        type=Path,
+        help="folder with test/good and test/<defect>, or the benchmark's root (default: the run's own data.root)",
+    )
+    parser.add_argument("--benchmark", choices=get_args(Benchmark), help="in place of the run's own")
+    parser.add_argument("--protocol", choices=get_args(Protocol), help="in place of the run's own")
+    parser.add_argument("--task", help="the benchmark's task that a single run is measured on")
+    parser.add_argument(
+        "--fusion",
+        choices=get_args(Fusion),
+        default="max",
+        help="how the views of a part, where a benchmark has them, make its score (default: max)",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="never swapped in silence")
+    parser.add_argument("--out", type=Path, help="folder for the report (default: RUN/eval/NAME)")
+    options = parser.parse_args(arguments)
+    if len(options.run) > 1 and not options.compare:
+        parser.error("several runs are set side by side with --compare; without it give one")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA GPU here; use --device cpu")
+    return options
+
+
+def _evaluate(runs: RunSet, options: argparse.Namespace, *, several: bool) -> str:
+    """Evaluate and return what a person should read."""
+    folder = runs.folder
+    if options.out is not None:
+        folder = options.out / runs.name if several else options.out
+    report, scored = evaluate(runs, options.fusion, torch.device(options.device), folder)
+    total = report.total
+    teachers = ", ".join(sorted({run.teacher.source for run in report.runs}))
+    thresholds = [f"{one.task}: " * bool(one.task) + describe(one.calibration) for one in scored]
+    return "\n".join(
+        [
+            f"{runs.name}: {total.good} good, {total.defects} defects; teacher weights: {teachers}\n",
+            report_markdown(report),
+            f"{total.misses} of {total.defects} defects passed, {total.false_rejects} of {total.good} good parts "
+            "failed",
+            *thresholds,
+            f"look at the pictures in {folder}",
+        ]
+    )
+
+
+def _compare(sets: Sequence[Sequence[RunSet]], options: argparse.Namespace) -> str:
+    """Compare, with reports made where they are missing, and return what a person should read."""
+    measured = []
+    for found in sets:
+        if len(found) > 1:
+            names = ", ".join(runs.name for runs in found)
+            raise RunError(
+                f"{found[0].home} holds runs for different images ({names}): name one run's folder"
+            )
+        runs = found[0]
+        report = read_report(runs, options.fusion)
+        if report is None:
+            report, _ = evaluate(runs, options.fusion, torch.device(options.device), runs.folder)
+        measured.append(Measured(runs.home, [run.config for run in runs.runs.values()], report))
+    columns = fold(measured)
+    text = comparison_markdown(columns)
+    folder = options.out or measured[0].folder / "eval" / "compare"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.md").write_text(text, encoding="utf-8")
+    plot_comparison(measured[0].report.data, ranking_summary(columns), folder / "compare.png")
+    return f"{text}\nlook at {folder / 'compare.png'}"
+
+
+def _say(text: str) -> None:
+    """Print to standard output; a reader who has seen enough (| head) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # as Python's documentation advises, so that what it flushes at exit does not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

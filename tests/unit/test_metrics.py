@@ -8,8 +8,40 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
-from dualkd.train.metrics import aupro, detection_metrics
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from dualkd.train.metrics import PixelHistogram, detection_curves, detection_metrics
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+
+def histogram_of(masks: list[np.ndarray], maps: list[np.ndarray]) -> PixelHistogram:
+    histogram = PixelHistogram(min(m.min() for m in maps), max(m.max() for m in maps))
+    for mask, values in zip(masks, maps, strict=True):
+        histogram.add(mask, values)
+    return histogram
+
+
+def aupro(masks: list[np.ndarray], maps: list[np.ndarray], max_fpr: float = 0.3) -> float:
+    return histogram_of(masks, maps).aupro(max_fpr)
+
+
+def made_pixels(side: int, rounded: int | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Masks of a few discs, and noisy maps that are higher there; `rounded` to so many digits makes ties."""
+    rng = np.random.default_rng(5)
+    masks, maps = [], []
+    for _ in range(5):
+        canvas = np.zeros((side, side), np.uint8)
+        for centre in rng.integers(0, side, (2, 2)).tolist():
+            cv2.circle(canvas, centre, side // 8, 1, -1)
+        masks.append(canvas > 0)
+        values = (rng.random((side, side)) + 0.4 * masks[-1]).astype(np.float32)
+        maps.append(values if rounded is None else np.round(values, rounded))
+    return masks, maps
 
 
 def slow_aupro(masks: list[np.ndarray], maps: list[np.ndarray], max_fpr: float) -> float:
@@ -34,6 +66,80 @@ def slow_aupro(masks: list[np.ndarray], maps: list[np.ndarray], max_fpr: float) 
             low_right = np.interp(right, fpr, overlap)
         area += (right - left) * (high_left + low_right) / 2
     return area / max_fpr
+
+
+@pytest.mark.parametrize("rounded", [None, 2, 0])
+def test_pixel_metrics_agree_with_scikit_learn(rounded: int | None) -> None:
+    """What is counted by level, image by image, gives what all pixels at once give; also where maps tie."""
+    masks, maps = made_pixels(96, rounded)
+    truth, scores = np.concatenate(masks).ravel(), np.concatenate(maps).ravel()
+    got = detection_metrics(*histogram_of(masks, maps).weighted())
+    assert got["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-6)
+    assert got["ap"] == pytest.approx(average_precision_score(truth, scores), abs=1e-6)
+    assert got["f1_max"] == pytest.approx(detection_metrics(truth, scores)["f1_max"], abs=1e-6)
+
+
+def test_counts_of_several_histograms_add_up() -> None:
+    """The good images and each kind are counted apart and put together for the class."""
+    masks, maps = made_pixels(32, None)
+    low, high = min(m.min() for m in maps), max(m.max() for m in maps)
+    halves = [PixelHistogram(low, high), PixelHistogram(low, high)]
+    for index, (mask, values) in enumerate(zip(masks, maps, strict=True)):
+        halves[index % 2].add(mask, values)
+    halves[0].merge(halves[1])
+    whole = histogram_of(masks, maps)
+    assert halves[0].aupro() == pytest.approx(whole.aupro())
+    assert detection_metrics(*halves[0].weighted()) == pytest.approx(detection_metrics(*whole.weighted()))
+
+
+@pytest.mark.parametrize("threshold", [0.9, 0.2, -1.0, 5.0])
+def test_figures_at_a_threshold_agree_with_scikit_learn(threshold: float) -> None:
+    """F1, IoU, precision and recall of what exceeds the threshold, also where that is everything or nothing."""
+    masks, maps = made_pixels(48, 2)
+    truth, found = np.concatenate(masks).ravel(), np.concatenate(maps).ravel() > threshold
+    got = histogram_of(masks, maps).above(threshold)
+    assert got["f1"] == pytest.approx(f1_score(truth, found, zero_division=0), abs=1e-6)
+    assert got["iou"] == pytest.approx(jaccard_score(truth, found, zero_division=0), abs=1e-6)
+    assert got["recall"] == pytest.approx(recall_score(truth, found), abs=1e-6)
+    if found.any():
+        assert got["precision"] == pytest.approx(precision_score(truth, found), abs=1e-6)
+    else:
+        assert math.isnan(got["precision"])
+
+
+def test_coco_ad_figures_are_means_over_seven_thresholds_of_the_scaled_map() -> None:
+    """mF1, mAcc and mIoU as in their source: lowest value 0, highest 1, pixels pooled, thresholds 0.2 to 0.8."""
+    masks, maps = made_pixels(64, None)
+    truth, scores = np.concatenate(masks).ravel(), np.concatenate(maps).ravel()
+    scaled = (scores - scores.min()) / (scores.max() - scores.min())
+    cuts = [scaled > 0.2 + 0.1 * step for step in range(7)]
+    got = histogram_of(masks, maps).coco_ad()
+    assert got["mf1"] == pytest.approx(np.mean([f1_score(truth, cut) for cut in cuts]), abs=1e-4)
+    assert got["macc"] == pytest.approx(np.mean([recall_score(truth, cut) for cut in cuts]), abs=1e-4)
+    assert got["miou"] == pytest.approx(np.mean([jaccard_score(truth, cut) for cut in cuts]), abs=1e-4)
+
+
+def test_a_constant_map_ranks_nothing() -> None:
+    """Every pixel ties: AUROC one half, AP the share of anomalous pixels, AUPRO the chance diagonal."""
+    masks = [np.zeros((10, 10), bool)]
+    masks[0][:2, :5] = True
+    histogram = histogram_of(masks, [np.full((10, 10), 0.25, np.float32)])
+    got = detection_metrics(*histogram.weighted())
+    assert got["auroc"] == pytest.approx(0.5)
+    assert got["ap"] == pytest.approx(0.1)
+    assert histogram.aupro(0.3) == pytest.approx(0.15)
+
+
+def test_curves_have_the_areas_of_the_metrics() -> None:
+    """The drawn ROC and precision-recall curves are those that AUROC and average precision measure."""
+    rng = np.random.default_rng(2)
+    truth = rng.random(3000) < 0.2
+    scores = np.round(rng.normal(size=3000) + truth, 1)
+    curves, metrics = detection_curves(truth, scores), detection_metrics(truth, scores)
+    assert curves is not None
+    assert curves.tpr.mean() == pytest.approx(metrics["auroc"], abs=5e-3)
+    assert curves.precision.mean() == pytest.approx(metrics["ap"], abs=5e-3)
+    assert detection_curves(np.ones(3, bool), np.arange(3.0)) is None
 
 
 def test_aupro_agrees_with_a_plain_reference() -> None:
