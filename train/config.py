@@ -11,6 +11,7 @@ from msgspec import Meta
 Count = Annotated[int, Meta(ge=1)]
 Index = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
+Weight = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Rate = Annotated[float, Meta(ge=0, lt=1)]
 
@@ -120,6 +121,22 @@ class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError(f"side {self.side}: must be a multiple of {PATCH_PX}")
 
 
+class SnlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `method: snl` changes in the local student. A weight of 0 switches that piece of the loss off."""
+
+    spatial: Weight = 1.0
+    channel: Weight = 1.0
+    intra: Weight = 1.0
+    inter: Weight = 1.0
+    centres: Index = 64  # of the central residual aggregation module; 0 for none
+
+    def __post_init__(self) -> None:
+        if not (self.spatial or self.channel or self.intra or self.inter):
+            raise ValueError(
+                "spatial, channel, intra and inter are all 0: nothing to learn; give one a weight above 0"
+            )
+
+
 class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Weights of the two losses in the Noisy-OR objective: p = 1 - exp(-weight * loss)."""
 
@@ -155,15 +172,19 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     data: DataConfig
     name: str = "dualkd"
     students: Students = "both"
+    method: Literal["dual", "snl"] = "dual"
     input: InputConfig = InputConfig()
     teacher: TeacherConfig = TeacherConfig()
     local: LocalConfig = msgspec.field(default_factory=LocalConfig)
     semantic: SemanticConfig = msgspec.field(default_factory=SemanticConfig)
+    snl: SnlConfig = SnlConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     training: OptimConfig = OptimConfig()
     calibration: CalibrationConfig = CalibrationConfig()
 
     def __post_init__(self) -> None:
+        if self.method == "snl" and self.students == "semantic":
+            raise ValueError("method snl: is the local student's; set students to local or both")
         height, width = self.input.height, self.input.width
         if (
             self.students != "local"

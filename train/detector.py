@@ -38,7 +38,8 @@ class Detector(nn.Module):
         )
         self.normalise = Normalise(self.teacher.mean, self.teacher.std)
         self.grid, width = self.teacher.grid, self.teacher.width
-        self.local = LocalStudent(config.local, width) if uses_local else None
+        centres = config.snl.centres if config.method == "snl" else 0
+        self.local = LocalStudent(config.local, width, centres) if uses_local else None
         self.anomaly_map = (
             AnomalyMap(self.grid, config.local.smoothing, config.local.top_share) if uses_local else None
         )

@@ -13,6 +13,7 @@ import torch
 from dualkd.configs.loader import ConfigError
 from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
 from dualkd.train.prototypes import Prototypes
+from dualkd.train.residual_aggregation import ResidualAggregation
 from dualkd.train.teacher import GROUPS, split_groups
 from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
@@ -69,9 +70,11 @@ class LocalStudent(nn.Module):
     Trained on good parts it rebuilds good tokens only; where it fails, something small is wrong. Without
     prototypes the narrow place is a bottleneck MLP with dropout (Dinomaly), and deep decoder blocks rebuild
     shallow teacher groups. With prototypes the decoder corrects, group by group, what the prototypes say.
+    With centres (SNL) a residual aggregation stands between the narrow place and the decoder.
     """
 
-    def __init__(self, config: LocalConfig, width: int) -> None:
+    def __init__(self, config: LocalConfig, width: int, centres: int = 0) -> None:
+        """`width`: D of the teacher's tokens; `centres`: of the residual aggregation, 0 for none."""
         super().__init__()
         if width % config.heads:
             raise ConfigError([f"local.heads: got {config.heads}, must divide the teacher's width {width}"])
@@ -84,6 +87,7 @@ class LocalStudent(nn.Module):
         else:
             self.bottleneck = nn.Sequential(nn.LayerNorm(width, eps=1e-6), nn.Dropout(config.dropout))
             self.corrections = nn.ModuleList(Correction(width) for _ in range(GROUPS))
+        self.aggregation = ResidualAggregation(centres, width) if centres else nn.Identity()
         self.groups = split_groups(range(config.depth))
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
@@ -98,7 +102,7 @@ class LocalStudent(nn.Module):
         )
 
     def _decode(self, tokens: Tensor) -> list[Tensor]:
-        levels = []
+        tokens, levels = self.aggregation(tokens), []
         for block in self.blocks:
             tokens = block(tokens)
             levels.append(tokens)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dualkd.train.config import TrainConfig
 from dualkd.train.detector import Detector
-from dualkd.train.losses import local_loss, noisy_or_loss, semantic_loss
+from dualkd.train.losses import damp_easy_tokens, local_loss, noisy_or_loss, semantic_loss
+from dualkd.train.snl import structural_loss
 from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
 
@@ -23,8 +24,10 @@ def objective(
     weighted: list[Tensor] = []
     parts: dict[str, Tensor] = {}
     if detector.local is not None:
-        rebuilt = detector.local(tokens.patch_tokens)
-        loss = local_loss(tokens.patch_tokens, rebuilt, ramp * config.local.hard_mining)
+        patches = tokens.patch_tokens
+        rebuilt = damp_easy_tokens(patches, detector.local(patches), ramp * config.local.hard_mining)
+        snl = config.method == "snl"
+        loss = structural_loss(patches, rebuilt, config.snl) if snl else local_loss(patches, rebuilt)
         weighted.append(config.objective.local * loss)
         parts["local"] = loss.mean().detach()
     if detector.semantic is not None:
