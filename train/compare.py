@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from dualkd.train.config import TrainConfig
 from dualkd.train.datasets import DataError
-from dualkd.train.figures import Report, Row
+from dualkd.train.results import Report, Row
 from dualkd.train.tables import HEADINGS, RANKING, markdown, percent
 
 OWN_KEYS = ("run", "name", "training.seed", "data.task")  # in these, runs of one configuration differ

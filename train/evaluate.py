@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
-import numpy as np
 import torch
 from dualkd.daemon.bundle import file_sha256
 from dualkd.daemon.calibration import describe
@@ -22,7 +21,7 @@ from dualkd.train.checkpoint import RUN_NAME, RunError
 from dualkd.train.compare import Measured, comparison_markdown, fold, ranking_summary
 from dualkd.train.config import Benchmark, Protocol
 from dualkd.train.datasets import GOOD, DataError, read_mask, read_samples
-from dualkd.train.figures import ALL, ClassCurves, Report, ScoredImage, make_report
+from dualkd.train.figures import ClassCurves, Group, group_images, make_report
 from dualkd.train.report import (
     ScoreGroup,
     Tile,
@@ -32,9 +31,10 @@ from dualkd.train.report import (
     plot_scores,
     write_sheet,
 )
+from dualkd.train.results import Fusion, Report
 from dualkd.train.runsets import RunSet, find_runs, pair_with_tasks
-from dualkd.train.scoring import Fusion, Scored, score_run
-from dualkd.train.tables import report_csv, report_markdown
+from dualkd.train.scoring import Scored, score_run
+from dualkd.train.tables import report_csv, report_markdown, scores_csv
 from dualkd.train.weights import WeightsError
 from tqdm import tqdm
 
@@ -64,42 +64,29 @@ def read_report(runs: RunSet, fusion: Fusion) -> Report | None:
 
 
 def write_report(report: Report, curves: ClassCurves, scored: Sequence[Scored], folder: Path) -> None:
-    """Write table.md, table.csv, curves.png, histograms.png, scores.png, sheet.png and metrics.json."""
+    """Write table.md, table.csv, scores.csv, the four pictures, and last metrics.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(report_markdown(report), encoding="utf-8")
     (folder / "table.csv").write_text(report_csv(report), encoding="utf-8")
+    (folder / "scores.csv").write_text(scores_csv(scored), encoding="utf-8")
     if curves.image:
         plot_curves(report.data, curves.image, curves.pixel, folder / "curves.png")
-    classes = _score_groups(report, by_kind=False)
+    groups = [group for one in scored for group in group_images(one, report.grouping)]
+    classes = [_score_group(group.name, group) for group in groups]
     plot_histograms(report.data, classes, folder / "histograms.png")
-    strips = classes if len(classes) > 1 else _score_groups(report, by_kind=True)
-    plot_scores(report.data, strips, folder / "scores.png")
+    plot_scores(report.data, classes if len(groups) > 1 else _by_kind(groups[0]), folder / "scores.png")
     write_sheet(_sheet_sections(scored), folder / "sheet.png")
     (folder / REPORT_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
 
 
-def _score_groups(report: Report, *, by_kind: bool) -> list[ScoreGroup]:
-    """The scores of every class, or of every kind, good first."""
+def _score_group(name: str, group: Group) -> ScoreGroup:
+    bad, hazard = group.anomalous, group.hazard
+    return ScoreGroup(name, hazard[~bad], hazard[bad], group.scored.calibration.threshold)
 
-    def name(image: ScoredImage) -> str:
-        if by_kind:
-            return image.kind
-        return (image.task if report.grouping == "task" else image.category) or ALL
 
-    thresholds = {run.task: run.calibration.threshold for run in report.runs}
-    groups: dict[str, list[ScoredImage]] = {GOOD: []} if by_kind else {}
-    for image in report.images:
-        groups.setdefault(name(image), []).append(image)
-    return [
-        ScoreGroup(
-            key,
-            np.array([image.hazard for image in images if image.kind == GOOD]),
-            np.array([image.hazard for image in images if image.kind != GOOD]),
-            thresholds[images[0].task],
-        )
-        for key, images in groups.items()
-        if images
-    ]
+def _by_kind(group: Group) -> list[ScoreGroup]:
+    kinds = sorted({sample.kind for sample in group.samples}, key=lambda kind: (kind != GOOD, kind))
+    return [_score_group(kind, group.of_kinds({kind})) for kind in kinds]
 
 
 def _sheet_sections(scored: Sequence[Scored]) -> list[tuple[str, list[Tile]]]:
@@ -108,7 +95,7 @@ def _sheet_sections(scored: Sequence[Scored]) -> list[tuple[str, list[Tile]]]:
     bad = [place for place in places if place[0].samples[place[1]].kind != GOOD]
     good = [place for place in places if place[0].samples[place[1]].kind == GOOD]
     return [
-        (title, [_tile(*place) for place in chosen])
+        (title, _tiles(chosen))
         for title, chosen in (
             ("Defects with the lowest scores (worst misses)", bad[:SHEET_TILES]),
             ("Good parts with the highest scores (worst false alarms)", good[::-1][:SHEET_TILES]),
@@ -118,16 +105,19 @@ def _sheet_sections(scored: Sequence[Scored]) -> list[tuple[str, list[Tile]]]:
     ]
 
 
-def _tile(scored: Scored, index: int) -> Tile:
-    sample, score, failed = scored.samples[index], scored.score[index], bool(scored.failed[index])
-    image = next(read_samples([sample]))
-    anomaly_map, region_threshold = None, scored.calibration.region_threshold
-    if scored.raw.anomaly_map is not None and region_threshold:
-        anomaly_map = scored.raw.anomaly_map[index] / (2 * region_threshold)  # threshold in mid scale
-    mask = read_mask(sample, (image.shape[0], image.shape[1])) if sample.mask else None
-    verdict = f"{sample.kind}: {'FAIL' if failed else 'PASS'} {score:.3f}"
-    title = f"{scored.task}: {sample.name}" if scored.task else sample.name
-    return Tile(image, anomaly_map, mask, title, verdict, failed == (sample.kind == GOOD))
+def _tiles(places: Sequence[tuple[Scored, int]]) -> list[Tile]:
+    tiles = []
+    images = read_samples([scored.samples[index] for scored, index in places])
+    for (scored, index), image in zip(places, images, strict=True):
+        sample, score, failed = scored.samples[index], scored.score[index], bool(scored.failed[index])
+        anomaly_map, region_threshold = None, scored.calibration.region_threshold
+        if scored.raw.anomaly_map is not None and region_threshold:
+            anomaly_map = scored.raw.anomaly_map[index] / (2 * region_threshold)  # threshold in mid scale
+        mask = read_mask(sample, (image.shape[0], image.shape[1])) if sample.mask else None
+        verdict = f"{sample.kind}: {'FAIL' if failed else 'PASS'} {score:.3f}"
+        title = f"{scored.task}: {sample.name}" if scored.task else sample.name
+        tiles.append(Tile(image, anomaly_map, mask, title, verdict, failed == (sample.kind == GOOD)))
+    return tiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """Which figures are computed of which images: classes, kinds of defects, students, parts, and their means.
 
-The result is a Report, which is metrics.json. Knows what is counted together; how a metric is computed is in
-metrics.py, how a table looks in tables.py.
+Knows what is counted together; how a metric is computed is in metrics.py, how a table looks in tables.py.
 """
 
 from __future__ import annotations
@@ -9,83 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.bundle import file_sha256
-from dualkd.daemon.decision import Calibration
 from dualkd.train.checkpoint import RUN_NAME
 from dualkd.train.datasets import GOOD, Sample, read_mask
 from dualkd.train.metrics import Curves, PixelHistogram, detection_curves, detection_metrics
-from dualkd.train.scoring import Bools, Fusion, Hazards, Scored, fuse_parts, probability
-from dualkd.train.weights import WeightsRecord
+from dualkd.train.results import Fusion, Grouping, Report, Row, ScoredRun, Section
+from dualkd.train.scoring import Bools, Hazards, Scored, fuse_parts, probability
 from tqdm import tqdm
 
 PIXEL_SIDE_PX = 256  # pixel figures compare map and mask at this size
-ALL = "all"  # the class of images that have none
-
-Grouping = Literal["category", "task"]
-Section = Literal["class", "mean", "student", "kind", "kind mean", "part", "part mean"]
-
-
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Figures of some images, or of parts. A figure without a value is left out; a share of 1 is 1.0."""
-
-    section: Section
-    name: str
-    good: int
-    defects: int
-    masked: int  # defects that have a mask; pixel figures are over these and the good images
-    misses: int | None  # defects that pass at the calibrated threshold; None for a student, which has none
-    false_rejects: int | None  # good ones that fail
-    figures: dict[str, float]
-
-
-class ScoredRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The run that scored one task."""
-
-    folder: str
-    run_sha256: str  # of its run.json
-    task: str
-    teacher: WeightsRecord
-    calibration: Calibration
-
-
-class ScoredImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One test image."""
-
-    name: str
-    task: str
-    category: str
-    part: str | None
-    kind: str
-    score: float
-    hazard: float
-
-
-class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """metrics.json."""
-
-    schema: Literal[1] = 1
-    data: str
-    pixel_side_px: int = PIXEL_SIDE_PX
-    grouping: Grouping
-    fusion: Fusion
-    runs: list[ScoredRun]
-    rows: list[Row]
-    images: list[ScoredImage]
-
-    @property
-    def total(self) -> Row:
-        """The mean over the classes, or the only class."""
-        return next((row for row in self.rows if row.section == "mean"), self.rows[0])
-
-    def section(self, section: Section) -> list[Row]:
-        """The rows of one section, in order."""
-        return [row for row in self.rows if row.section == section]
+ALL = "all"  # the class of images that name none
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +34,7 @@ class ClassCurves:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """Images of one scored run that are counted together."""
 
     name: str
@@ -106,19 +43,23 @@ class _Group:
 
     @property
     def samples(self) -> list[Sample]:
+        """Its images."""
         return [self.scored.samples[index] for index in self.indices]
 
     @property
     def anomalous(self) -> Bools:
+        """The truth, (n,)."""
         return self.scored.anomalous[self.indices]
 
     @property
     def hazard(self) -> Hazards:
+        """Their hazards, (n,)."""
         return self.scored.hazard[self.indices]
 
-    def of_kinds(self, kinds: set[str]) -> _Group:
+    def of_kinds(self, kinds: set[str]) -> Group:
+        """Its images of these kinds alone."""
         chosen = [index for index in self.indices if self.scored.samples[index].kind in kinds]
-        return _Group(self.name, self.scored, np.array(chosen, np.intp))
+        return Group(self.name, self.scored, np.array(chosen, np.intp))
 
 
 def make_report(
@@ -132,7 +73,7 @@ def make_report(
     grouping: whether a class is a category of the samples, or a task (where the good parts of one task are
     the anomalies of another).
     """
-    groups = [group for one in scored for group in _groups(one, grouping)]
+    groups = [group for one in scored for group in group_images(one, grouping)]
     kinds = _shared_kinds(groups) if len(groups) == 1 or grouping == "category" else []
     classes: list[Row] = []
     curves = ClassCurves({}, {})
@@ -158,32 +99,33 @@ def make_report(
     return (
         Report(
             data=data,
+            pixel_side_px=PIXEL_SIDE_PX,
             grouping=grouping,
             fusion=fusion,
             runs=[_scored_run(one) for one in scored],
             rows=rows,
-            images=[image for one in scored for image in _scored_images(one)],
         ),
         curves,
     )
 
 
-def _groups(scored: Scored, grouping: Grouping) -> list[_Group]:
+def group_images(scored: Scored, grouping: Grouping) -> list[Group]:
+    """The classes that a run's images fall into: one a category, in their order, or all as the run's task."""
     if grouping == "task":
-        return [_Group(scored.task or ALL, scored, np.arange(len(scored.samples)))]
+        return [Group(scored.task or ALL, scored, np.arange(len(scored.samples)))]
     members: dict[str, list[int]] = {}
     for index, sample in enumerate(scored.samples):
         members.setdefault(sample.category, []).append(index)
-    return [_Group(name or ALL, scored, np.array(indices)) for name, indices in members.items()]
+    return [Group(name or ALL, scored, np.array(indices)) for name, indices in members.items()]
 
 
-def _shared_kinds(groups: Sequence[_Group]) -> list[str]:
+def _shared_kinds(groups: Sequence[Group]) -> list[str]:
     """The kinds of defects that every class has, if they tell more than the classes do."""
     kinds = set.intersection(*({sample.kind for sample in group.samples} for group in groups)) - {GOOD}
     return sorted(kinds) if len(groups) == 1 or len(kinds) > 1 else []
 
 
-def _pixel_histograms(group: _Group) -> dict[str, PixelHistogram]:
+def _pixel_histograms(group: Group) -> dict[str, PixelHistogram]:
     """A histogram a kind, of good images and of defects that have a mask; empty if no defect has one."""
     maps, samples = group.scored.raw.anomaly_map, group.samples
     if maps is None or not any(sample.mask for sample in samples):
@@ -210,7 +152,7 @@ def _merged(histograms: dict[str, PixelHistogram], kinds: set[str]) -> PixelHist
     return merged
 
 
-def _class_row(section: Section, name: str, group: _Group, pixels: PixelHistogram | None) -> Row:
+def _class_row(section: Section, name: str, group: Group, pixels: PixelHistogram | None) -> Row:
     figures = detection_metrics(group.anomalous, group.hazard)
     if pixels is not None:
         figures |= {f"pixel_{key}": value for key, value in detection_metrics(*pixels.weighted()).items()}
@@ -269,7 +211,7 @@ def _total(counts: Sequence[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _student_rows(groups: Sequence[_Group]) -> list[Row]:
+def _student_rows(groups: Sequence[Group]) -> list[Row]:
     """What each of two students ranks alone, as the mean over the classes."""
     raw = groups[0].scored.raw
     if raw.d_local is None or raw.d_semantic is None:
@@ -290,7 +232,7 @@ def _student_rows(groups: Sequence[_Group]) -> list[Row]:
     return rows
 
 
-def _kind_rows(group: _Group, kinds: Sequence[str], histograms: dict[str, PixelHistogram]) -> list[Row]:
+def _kind_rows(group: Group, kinds: Sequence[str], histograms: dict[str, PixelHistogram]) -> list[Row]:
     """Each kind of defect against the good images of its class."""
     return [
         _class_row("kind", kind, group.of_kinds({GOOD, kind}), _merged(histograms, {GOOD, kind}))
@@ -318,7 +260,7 @@ def _kind_section(by_class: dict[str, list[Row]]) -> list[Row]:
     return [*rows, *means]
 
 
-def _part_rows(group: _Group, fusion: Fusion) -> list[Row]:
+def _part_rows(group: Group, fusion: Fusion) -> list[Row]:
     fused = fuse_parts(group.samples, group.hazard, fusion)
     if fused is None:
         return []
@@ -335,18 +277,3 @@ def _scored_run(scored: Scored) -> ScoredRun:
         teacher=scored.run.teacher,
         calibration=scored.calibration,
     )
-
-
-def _scored_images(scored: Scored) -> list[ScoredImage]:
-    return [
-        ScoredImage(
-            name=sample.name,
-            task=scored.task,
-            category=sample.category,
-            part=sample.part,
-            kind=sample.kind,
-            score=float(score),
-            hazard=float(hazard),
-        )
-        for sample, score, hazard in zip(scored.samples, scored.score, scored.hazard, strict=True)
-    ]

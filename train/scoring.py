@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,12 @@ from dualkd.daemon.frames import to_model_size
 from dualkd.train.checkpoint import Run, RunError, load_detector
 from dualkd.train.datasets import GOOD, DataError, Sample, Task, read_samples
 from dualkd.train.detector import ENCODE_BATCH, Detector, infer
+from dualkd.train.results import Fusion
 from torch import Tensor
 from tqdm import tqdm
 
 Bools = npt.NDArray[np.bool_]
 Hazards = npt.NDArray[np.float64]
-Fusion = Literal["max", "noisy-or"]
 
 _FUSED: dict[Fusion, Callable[[Hazards], np.float64]] = {"max": np.max, "noisy-or": np.sum}
 

@@ -6,8 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
-from dualkd.train.figures import Report, Row
+import numpy as np
 from dualkd.train.metrics import AUPRO_MAX_FPR
+from dualkd.train.results import Report, Row
+from dualkd.train.scoring import Scored
 
 RANKING = {
     "auroc": "AUROC",
@@ -91,6 +93,20 @@ def report_csv(report: Report) -> str:
     for row in report.rows:
         cells = [getattr(row, name) for name in ("section", "name", *counts)]
         writer.writerow(cells + [row.figures.get(name) for name in names])
+    return text.getvalue()
+
+
+def scores_csv(scored: Sequence[Scored]) -> str:
+    """Every image with its truth, score, hazard and verdict."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "category", "name", "part", "kind", "score", "hazard", "verdict"])
+    for one in scored:
+        verdicts = np.where(one.failed, "FAIL", "PASS")
+        for sample, score, hazard, verdict in zip(one.samples, one.score, one.hazard, verdicts, strict=True):
+            writer.writerow(
+                [one.task, sample.category, sample.name, sample.part, sample.kind, score, hazard, verdict]
+            )
     return text.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -70,16 +71,17 @@ def test_the_report_holds_metrics_verdicts_and_pictures(
     """Metrics follow from the listed scores, counts from the threshold; tables and pictures are there."""
     assert main([str(small_run), "--data", str(test_set), "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "metrics.json").read_text())
-    images = report["images"]
+    images = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     assert len(images) == 16
     truth = [image["kind"] != "good" for image in images]
     rows = {row["name"]: row for row in report["rows"]}
     assert set(rows) == {"all", "local alone", "semantic alone", "blot"}
     total = rows["all"]
-    hazards = [image["hazard"] for image in images]
+    hazards = [float(image["hazard"]) for image in images]
     assert total["figures"]["auroc"] == pytest.approx(roc_auc_score(truth, hazards), abs=1e-6)
     threshold = report["runs"][0]["calibration"]["threshold"]
-    failed = [image["score"] > threshold for image in images]
+    failed = [float(image["score"]) > threshold for image in images]
+    assert failed == [image["verdict"] == "FAIL" for image in images]
     assert total["misses"] == sum(bad and not fail for bad, fail in zip(truth, failed, strict=True))
     assert total["false_rejects"] == sum(fail and not bad for bad, fail in zip(truth, failed, strict=True))
     assert 0 <= total["figures"]["aupro"] <= 1
@@ -112,6 +114,8 @@ def test_the_runs_of_a_benchmark_give_one_table(
     assert "nut: dent" in (folder / "table.md").read_text()
     assert "**mean: blot**" in capsys.readouterr().out
     assert all((folder / name).is_file() for name in PICTURES)
+    assert main([str(tmp_path / "runs"), "--task", "nut"]) == 1
+    assert "--task is for one" in capsys.readouterr().err
 
 
 def test_a_run_is_measured_on_a_benchmark_that_it_was_not_configured_for(

@@ -17,10 +17,11 @@ from dualkd.train.checkpoint import RUN_NAME, Run
 from dualkd.train.compare import Measured, comparison_markdown, fold, ranking_summary
 from dualkd.train.config import DataConfig, OptimConfig, TrainConfig
 from dualkd.train.datasets import GOOD, DataError, Dataset, Sample, Task
-from dualkd.train.figures import Report, Row, make_report
+from dualkd.train.figures import make_report
 from dualkd.train.metrics import detection_curves
 from dualkd.train.report import ScoreGroup, plot_comparison, plot_curves, plot_histograms, plot_scores
-from dualkd.train.scoring import Fusion, Scored, judge
+from dualkd.train.results import Fusion, Report, Row
+from dualkd.train.scoring import Scored, judge
 from dualkd.train.tables import report_csv, report_markdown
 from dualkd.train.weights import WeightsRecord
 from sklearn.metrics import roc_auc_score
