@@ -19,6 +19,7 @@ from dualkd.train.checkpoint import Run, RunError
 from dualkd.train.config import Benchmark, Protocol, TrainConfig
 from dualkd.train.datasets import DataError
 from dualkd.train.detector import Detector
+from dualkd.train.distributed import RankError, Ranks
 from dualkd.train.suite import left_to_train, plan_runs
 from dualkd.train.trainer import TrainingStopped, train
 from dualkd.train.weights import WeightsError
@@ -46,8 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     options = parser.parse_args(arguments)
+    ranks = Ranks.from_environment()
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+        level=logging.INFO if ranks.first else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
     )
     try:
         config = load(options.config, TrainConfig, [*_benchmark_overrides(options), *options.set])
@@ -59,12 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         planned = plan_runs(config)
         left = left_to_train(planned, resume=options.resume, overwrite=options.overwrite)
         check_tasks(one.task for one in left)
-        for number, one in enumerate(planned, start=1):
-            state = "" if one in left else " (complete already)"
-            if len(planned) > 1:
-                log.info("task %d of %d: %s%s", number, len(planned), one.task.name, state)
-            if one in left:
-                _report(train(one.config, resume=options.resume and one.begun))
+        with ranks.joined(config.training.device):
+            for number, one in enumerate(planned, start=1):
+                state = "" if one in left else " (complete already)"
+                if len(planned) > 1:
+                    log.info("task %d of %d: %s%s", number, len(planned), one.task.name, state)
+                if one in left:
+                    run = train(one.config, resume=options.resume and one.begun, ranks=ranks)
+                    if ranks.first:
+                        _report(run)
     except ConfigError as error:
         print(f"dualkd-train: {error}", file=sys.stderr)
         return 2
@@ -72,10 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dualkd-train: interrupted; what was saved before stays", file=sys.stderr)
         return 130
     except TrainingStopped as stop:
-        print(f"dualkd-train: {stop}", file=sys.stderr)
+        if ranks.first:
+            print(f"dualkd-train: {stop}", file=sys.stderr)
         return 130
-    except (DataError, FrameError, WeightsError, RunError, CalibrationError) as error:
-        print(f"dualkd-train: {error}", file=sys.stderr)
+    except (DataError, FrameError, WeightsError, RunError, CalibrationError, RankError) as error:
+        who = "dualkd-train" if ranks.first else f"dualkd-train (rank {ranks.rank})"
+        print(f"{who}: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -90,6 +99,8 @@ def _benchmark_overrides(options: argparse.Namespace) -> list[str]:
 def _report(run: Run) -> None:
     losses = ", ".join(f"{name} loss {value:.4f}" for name, value in run.losses.items())
     print(f"{run.config.run}: {run.steps_done} steps in {run.seconds:.0f} s, {losses}")
+    if run.stopped_early is not None:
+        print(f"stopped early after step {run.stopped_early.step}: {run.stopped_early.reason}")
     print(f"next: dualkd-export {run.config.run} --out BUNDLE", flush=True)
 
 

@@ -1,25 +1,25 @@
 """A run on disk: the students' weights as safetensors, and run.json saying what made them.
 
-A run is a folder. While training goes on it also holds resume.pt (optimiser and random states), which is
-removed when the run is complete.
+A run is a folder. While training goes on it holds resume.pt instead of weights: all that going on exactly
+takes, in one file, so that it is of one step whenever the process is killed.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
 from dualkd.daemon.decision import Calibration
-from dualkd.train.config import TrainConfig
+from dualkd.train.config import Precision, TrainConfig
 from dualkd.train.detector import Detector
 from dualkd.train.weights import StateDict, WeightsError, WeightsRecord, load_weights
 from safetensors.torch import load_file, save_file
 
+SCHEMA: Literal[2] = 2  # of run.json; 1 knew no processes, precision and early stopping, and is still read
 RUN_NAME = "run.json"
 WEIGHTS_NAME = "students.safetensors"
 RESUME_NAME = "resume.pt"
@@ -29,10 +29,17 @@ class RunError(Exception):
     """A run folder that cannot be used: what is wrong, and what to do."""
 
 
+class StoppedEarly(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """That training ended before its last step."""
+
+    step: int  # the last that was run
+    reason: str
+
+
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """run.json."""
 
-    schema: int
+    schema: Literal[1, 2]
     config: TrainConfig
     teacher: WeightsRecord
     data_sha256: str
@@ -41,8 +48,12 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     steps_done: int
     complete: bool
     losses: dict[str, float]  # at the last step
+    stopped_early: StoppedEarly | None = None
+    best_step: int | None = None  # the step whose weights were kept, where held-out images were checked
     seconds: float  # of training, teacher encoding included
     device: str
+    precision: Precision | None = None  # None in schema 1
+    processes: int = 1  # that trained together
     calibration: Calibration | None  # None until complete
     versions: dict[str, str]
 
@@ -52,16 +63,19 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("dualkd", "torch", "timm", "numpy", "opencv-python")}
 
 
-def save_run(folder: Path, run: Run, detector: Detector, resume: dict[str, Any] | None) -> None:
-    """Write weights first and run.json last, each atomically, so that run.json never promises too much."""
+def save_interrupted(folder: Path, run: Run, state: dict[str, Any]) -> None:
+    """Write resume.pt and then run.json, each atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / RESUME_NAME, lambda path: torch.save(state, path))
+    _write_run(folder, run)
+
+
+def save_complete(folder: Path, run: Run, detector: Detector) -> None:
+    """Write weights first and then run.json, each atomically, so that run.json never promises too much."""
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / WEIGHTS_NAME, lambda path: save_file(detector.student_state(), path))
-    if resume is None:
-        (folder / RESUME_NAME).unlink(missing_ok=True)
-    else:
-        _replace(folder / RESUME_NAME, lambda path: torch.save(resume, path))
-    text = msgspec.json.format(msgspec.json.encode(run), indent=2)
-    _replace(folder / RUN_NAME, lambda path: path.write_bytes(text + b"\n"))
+    _write_run(folder, run)
+    (folder / RESUME_NAME).unlink(missing_ok=True)
 
 
 def read_run(folder: Path) -> Run:
@@ -103,7 +117,7 @@ def load_resume(folder: Path) -> dict[str, Any]:
     """The state of an interrupted run's optimisation. Raises RunError."""
     path = folder / RESUME_NAME
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and OS errors alike
         raise RunError(f"{path}: cannot be loaded: {error}; train with --overwrite") from error
     return state
@@ -125,10 +139,14 @@ def build_detector(
     return detector, record
 
 
-def _replace(path: Path, write: Any) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    partial = Path(name)
+def _write_run(folder: Path, run: Run) -> None:
+    text = msgspec.json.format(msgspec.json.encode(run), indent=2)
+    _replace(folder / RUN_NAME, lambda path: path.write_bytes(text + b"\n"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name beside it and rename it; what a killed process left there is replaced."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
         partial.chmod(0o644)

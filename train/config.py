@@ -15,6 +15,8 @@ Weight = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Rate = Annotated[float, Meta(ge=0, lt=1)]
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 PATCH_PX = 14  # the semantic student's patch, as DINOv2's
 
 Benchmark = Literal[
@@ -145,10 +147,11 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class OptimConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How long and how fast to train."""
+    """How long, how fast and on what to train."""
 
     steps: Count = 10_000
-    batch: Count = 16
+    batch: Count = 16  # images a step, over all processes and micro-batches
+    accumulate: Count = 1  # micro-batches a step, one after the other in each process
     learning_rate: Positive = 2e-3
     final_learning_rate: Positive = 2e-4
     warmup: Index = 100  # steps
@@ -156,7 +159,25 @@ class OptimConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     clip: Positive = 0.1  # norm of the gradient
     seed: Index = 0
     device: Literal["cuda", "cpu"] = "cuda"
-    cache_mib: Index = 4096  # memory for teacher tokens; more images than fit are encoded anew each time
+    precision: Precision | None = None  # None: float16 on cuda, float32 on cpu
+    cache_mib: Index = 4096  # memory for teacher tokens; if they need more they are encoded anew each time
+    images_mib: Index = 8192  # memory for images at model size; if they need more they are decoded each time
+    save_every_s: Annotated[float, Meta(ge=0)] = 60.0  # seconds between saved states; 0 for after every step
+    check_every: Index = 0  # steps between checks on the held-out images; 0 for none, and no early stopping
+    patience: Count = 5  # checks without improvement that end training
+
+    def __post_init__(self) -> None:
+        if self.accumulate > self.batch:
+            raise ValueError(f"accumulate {self.accumulate}: must not be more than batch ({self.batch})")
+        if self.device == "cpu" and self.precision == "float16":
+            raise ValueError(
+                "precision float16: is for device cuda; on a CPU set precision to bfloat16 or float32"
+            )
+
+    @property
+    def used_precision(self) -> Precision:
+        """What `precision` means on this device."""
+        return self.precision or ("float16" if self.device == "cuda" else "float32")
 
 
 class CalibrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from dualkd.daemon.engine import RawPrediction
 from dualkd.train.anomaly_map import AnomalyMap
-from dualkd.train.config import TrainConfig
+from dualkd.train.config import Precision, TrainConfig
+from dualkd.train.frames import Frames
 from dualkd.train.model import LocalStudent, SemanticStudent, semantic_size
 from dualkd.train.pixels import AreaResize, Normalise
 from dualkd.train.semantic_metric import SemanticMetric
@@ -97,7 +98,7 @@ def infer(detector: Detector, frames: Tensor) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in zip(detector.output_names, outputs, strict=True)}
 
 
-def predict(detector: Detector, frames: Tensor, device: torch.device) -> RawPrediction:
+def predict(detector: Detector, frames: Frames, device: torch.device) -> RawPrediction:
     """Score frames uint8 (M, H, W, 3) with the trained detector, in the engine's own form."""
     parts = [
         infer(detector, frames[start : start + ENCODE_BATCH].to(device))
@@ -109,6 +110,8 @@ def predict(detector: Detector, frames: Tensor, device: torch.device) -> RawPred
     )
 
 
-def half_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Automatic mixed precision on a GPU, nothing on a CPU."""
-    return torch.autocast("cuda", torch.float16) if device.type == "cuda" else nullcontext()
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Automatic mixed precision in `precision`; nothing for float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))

@@ -1,4 +1,4 @@
-"""Good images as training needs them: split, at model size, and with the teacher's tokens at hand.
+"""Good images as training needs them: split, at model size, read ahead, and with the teacher's tokens at hand.
 
 Knows which images train and which calibrate, and keeps what the frozen teacher says of them. Does not train.
 """
@@ -6,19 +6,25 @@ Knows which images train and which calibrate, and keeps what the frozen teacher 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from dualkd.daemon.frames import Image, to_model_size
-from dualkd.train.config import TrainConfig
+from dualkd.train.config import Precision, TrainConfig
 from dualkd.train.datasets import DataError, Sample, read_samples
-from dualkd.train.detector import ENCODE_BATCH, Detector, half_precision
+from dualkd.train.detector import ENCODE_BATCH, Detector, autocast
+from dualkd.train.frames import DecodedFrames, Frames
 from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+
+READ_AHEAD = 2  # batches
 
 
 def split_held_out(samples: list[Sample], config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
@@ -40,7 +46,7 @@ def split_held_out(samples: list[Sample], config: TrainConfig) -> tuple[list[Sam
     ]
 
 
-def load_frames(samples: list[Sample], size: tuple[int, int]) -> Tensor:
+def load_frames(samples: Sequence[Sample], size: tuple[int, int]) -> Tensor:
     """Read samples at model size, as the daemon would see them: uint8 BGR (M, H, W, 3)."""
     images: list[Image] = []
     for image in tqdm(read_samples(samples), total=len(samples), desc="images", unit="image", disable=None):
@@ -48,21 +54,43 @@ def load_frames(samples: list[Sample], size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.stack(images))
 
 
-class TrainingImages:
-    """The training images at model size, with the teacher's tokens kept where they fit in memory.
+def open_frames(groups: Sequence[Sequence[Sample]], size: tuple[int, int], limit_mib: int) -> list[Frames]:
+    """Each group's frames at model size: in memory if all groups fit in it together, else decoded when needed.
+
+    Frames of a film and pictures of an archive, which cannot be had one by one, are held in memory in any case.
+    """
+    samples = [sample for group in groups for sample in group]
+    mib = math.ceil(len(samples) * math.prod(size) * 3 / 2**20)
+    if mib > limit_mib and all(sample.container is None for sample in samples):
+        log.info("images would take %d MiB (images_mib: %d): decoding them when needed", mib, limit_mib)
+        return [DecodedFrames(group, size) for group in groups]
+    if mib > limit_mib:
+        log.warning(
+            "images take %d MiB (images_mib: %d): a film or an archive is held in memory whole",
+            mib,
+            limit_mib,
+        )
+    return [load_frames(group, size) for group in groups]
+
+
+class GoodImages:
+    """Good images with what the frozen teacher says of them, kept where it fits in memory.
 
     Nothing random comes before the teacher, so its tokens are the same at every step.
     """
 
-    def __init__(self, frames: Tensor, detector: Detector, cache_mib: int, device: torch.device) -> None:
-        """frames: uint8 (M, H, W, 3) on the CPU."""
-        self._frames, self._detector, self._device = frames, detector, device
+    def __init__(
+        self, frames: Frames, detector: Detector, device: torch.device, precision: Precision, cache_mib: int
+    ) -> None:
+        """`cache_mib`: memory for the teacher's tokens; if they need more they are computed at each use."""
+        self._frames, self._detector = frames, detector
+        self._device, self._precision = device, precision
         self._tokens: TeacherTokens | None = None
-        mib = len(frames) * sum(tokens[0].numel() for tokens in self._encode(frames[:1])) * 2 / 2**20
+        self.cached_mib = 0
+        numbers = sum(tokens[0].numel() for tokens in self._encode(frames[:1]))
+        mib = math.ceil(len(frames) * numbers * 2 / 2**20)
         if mib > cache_mib:
-            log.info(
-                "teacher tokens would take %d MiB (cache_mib: %d): encoding anew at each step", mib, cache_mib
-            )
+            log.info("teacher tokens would take %d MiB (%d left): encoding anew at each use", mib, cache_mib)
             return
         log.info("the teacher encodes %d images", len(frames))
         parts = [
@@ -70,17 +98,24 @@ class TrainingImages:
             for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc="teacher", unit="batch", disable=None)
         ]
         self._tokens = TeacherTokens(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        self.cached_mib = mib
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def batch(self, indices: Tensor) -> tuple[TeacherTokens, Tensor]:
-        """Teacher tokens and normalised images (B, 3, H, W) of these images, on the device."""
-        frames = self._frames[indices].to(self._device)
-        images = self._detector.normalise(frames)
-        if self._tokens is None:
-            return self._encode(self._frames[indices]), images
-        return TeacherTokens(*(tokens[indices].to(self._device).float() for tokens in self._tokens)), images
+    def batches(self, schedule: Iterable[Tensor]) -> Generator[tuple[TeacherTokens, Tensor], None, None]:
+        """Teacher tokens and normalised images (B, 3, H, W) on the device, for each tensor of indices in turn.
+
+        A thread reads the next few while one is used. Raises DataError for what no longer decodes.
+        """
+        with ThreadPoolExecutor(1, "read", _use_device, (self._device,)) as reader:
+            ahead: deque[Future[tuple[Tensor, ...]]] = deque()
+            for indices in schedule:
+                ahead.append(reader.submit(self._read, indices))
+                if len(ahead) > READ_AHEAD:
+                    yield self._to_device(*ahead.popleft().result())
+            while ahead:
+                yield self._to_device(*ahead.popleft().result())
 
     def fit_prototypes(self, generator: torch.Generator) -> None:
         """Set the local student's prototypes, if it has any, from a sample of the teacher's tokens."""
@@ -89,7 +124,7 @@ class TrainingImages:
             return
         each = -(-local.prototypes.tokens_needed // len(self))  # tokens an image
         sample = []
-        for tokens, _ in self._in_order():
+        for tokens, _ in self.batches(self._in_order()):
             for one in tokens.patch_tokens.transpose(1, 2).cpu():  # (N, G, D)
                 sample.append(one[torch.randperm(len(one), generator=generator)[:each]])
         local.prototypes.cpu().fit(torch.cat(sample), generator)
@@ -102,17 +137,34 @@ class TrainingImages:
             return
         teacher, student = [], []
         with torch.inference_mode():
-            for tokens, images in self._in_order():
+            for tokens, images in self.batches(self._in_order()):
                 teacher.append(tokens.class_tokens.cpu())
                 student.append(detector.semantic(detector.resize(images)).cpu())
         detector.semantic_metric.cpu().fit(torch.cat(teacher), torch.cat(student))
         detector.semantic_metric.to(self._device)
 
-    def _in_order(self) -> Iterator[tuple[TeacherTokens, Tensor]]:
-        for start in range(0, len(self), ENCODE_BATCH):
-            yield self.batch(torch.arange(start, min(start + ENCODE_BATCH, len(self))))
+    def _in_order(self) -> Sequence[Tensor]:
+        return torch.split(torch.arange(len(self)), ENCODE_BATCH)
+
+    def _read(self, indices: Tensor) -> tuple[Tensor, ...]:
+        """Frames and, where they are kept, tokens, ready to be copied to the device."""
+        parts = (self._frames[indices], *(tokens[indices] for tokens in self._tokens or ()))
+        return tuple(part.pin_memory() for part in parts) if self._device.type == "cuda" else parts
+
+    def _to_device(self, frames: Tensor, *cached: Tensor) -> tuple[TeacherTokens, Tensor]:
+        frames = frames.to(self._device, non_blocking=True)
+        images = self._detector.normalise(frames)
+        if not cached:
+            return self._encode(frames), images
+        return TeacherTokens(*(part.to(self._device, non_blocking=True).float() for part in cached)), images
 
     def _encode(self, frames: Tensor) -> TeacherTokens:
-        with torch.inference_mode(), half_precision(self._device):
+        with torch.inference_mode(), autocast(self._device, self._precision):
             tokens = self._detector.teacher(self._detector.normalise(frames.to(self._device)))
         return TeacherTokens(*(part.float().clone() for part in tokens))
+
+
+def _use_device(device: torch.device) -> None:
+    """Let a thread pin memory for this rank's GPU and not touch the first one."""
+    if device.index is not None:
+        torch.cuda.set_device(device)

@@ -1,90 +1,204 @@
-"""The optimisation itself, step by step, with a state that can be saved and taken up again."""
+"""The optimisation itself, step by step, with a state that can be saved and taken up again.
+
+Knows the optimiser, the precision, the ranks and how a step's batch is cut among them. Does not know what a
+step minimises (objective.py), where images come from (images.py), or files.
+
+A step's batch is cut into ranks x accumulate micro-batches, one after the other on each rank. All that is
+random in a step is drawn anew from the seed, the step and the number of the micro-batch, so nothing random
+needs saving, and two ranks do just what one rank with twice as many micro-batches does. Whatever the objective
+takes over a batch, as hard mining does its limit, it takes over a micro-batch.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
+import numpy as np
 import torch
+from dualkd.configs.loader import ConfigError
+from dualkd.train.checkpoint import RunError
 from dualkd.train.config import OptimConfig, TrainConfig
-from dualkd.train.detector import Detector, half_precision
-from dualkd.train.images import TrainingImages
+from dualkd.train.detector import ENCODE_BATCH, Detector, autocast
+from dualkd.train.distributed import Ranks
+from dualkd.train.early_stopping import EarlyStopping
+from dualkd.train.history import StepRecord
+from dualkd.train.images import GoodImages
 from dualkd.train.objective import objective
+from dualkd.train.teacher import TeacherTokens
+from torch import Tensor
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+
+DRAW_IMAGES, TRAIN, CHECK = range(3)  # what a random seed is for
+
+Batches = Iterator[tuple[TeacherTokens, Tensor]]
 
 
 class Loop:
     """The optimiser and its state. Everything that a resumed run needs is in state()."""
 
     def __init__(
-        self, config: TrainConfig, detector: Detector, images: TrainingImages, device: torch.device
+        self,
+        config: TrainConfig,
+        detector: Detector,
+        images: GoodImages,
+        held_out: GoodImages | None,
+        device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self._config, self._detector, self._images, self._device = config, detector, images, device
+        """`held_out`: the images to check on every training.check_every steps; None for no checks."""
+        self._config, self._detector, self._device, self._ranks = config, detector, device, ranks
+        self._images, self._held_out = images, held_out
         self._settings = config.training
-        parameters = [p for p in detector.parameters() if p.requires_grad]
+        self._parameters = [p for p in detector.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
-            parameters, lr=self._settings.learning_rate, weight_decay=self._settings.weight_decay
+            self._parameters, lr=self._settings.learning_rate, weight_decay=self._settings.weight_decay
         )
-        self._parameters = parameters
-        self._scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-        self._order = torch.Generator().manual_seed(self._settings.seed)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._settings.used_precision == "float16")
+        self.early_stopping = EarlyStopping(self._settings.patience)
         self.step = 0
         self.losses: dict[str, float] = {}
-        self.history: list[dict[str, float]] = []
 
-    def steps(self) -> Iterator[int]:
-        """Run the remaining steps, yielding after each."""
+    def steps(self) -> Iterator[StepRecord]:
+        """Run the remaining steps, yielding after each, until the last or until the early stop.
+
+        Raises DataError, RankError, and RunError if the objective is no number.
+        """
         total = self._settings.steps
-        with tqdm(total=total, initial=self.step, desc="train", unit="step", disable=None) as bar:
-            self._detector.train()
-            while self.step < total:
-                self._run_step()
-                self.step += 1
+        with (
+            closing(self._images.batches(self._schedule())) as batches,
+            tqdm(total=total, initial=self.step, desc="train", unit="step", disable=None) as bar,
+        ):
+            while self.step < total and self.early_stopping.reason is None:
+                record = self._run_step(batches)
                 bar.set_postfix({name: f"{value:.4f}" for name, value in self.losses.items()}, refresh=False)
                 bar.update()
                 if (
                     bar.disable and self.step % max(1, total // 10) == 0
                 ):  # no terminal: progress goes to the log
                     log.info("step %d of %d: %s", self.step, total, self.losses)
-                yield self.step
-
-    def _run_step(self) -> None:
-        indices = torch.randint(len(self._images), (self._settings.batch,), generator=self._order)
-        tokens, images = self._images.batch(indices)
-        ramp = min(1.0, self.step / max(1, self._settings.steps // 10))
-        with half_precision(self._device):
-            total, parts = objective(self._config, self._detector, tokens, images, ramp)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self._settings)
-        self._optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        self._scaler.unscale_(self._optimiser)
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip)
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
-        self.losses = {name: value.item() for name, value in parts.items()}
-        self.history.append(self.losses)
+                yield record
 
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "losses": self.losses,
+            "students": self._detector.student_state(),
             "optimiser": self._optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "order": self._order.get_state(),
-            "random": torch.get_rng_state(),
-            "history": self.history,
+            "early_stopping": self.early_stopping.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.step, self.history = state["step"], state["history"]
+        self.step, self.losses = state["step"], state["losses"]
+        self._detector.load_student_state(state["students"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._scaler.load_state_dict(state["scaler"])
-        self._order.set_state(state["order"])
-        torch.set_rng_state(state["random"])
+        self.early_stopping.load_state(state["early_stopping"])
+
+    def _schedule(self) -> Iterator[Tensor]:
+        """The indices of each micro-batch of this rank, in the order of training."""
+        settings = self._settings
+        for step in range(self.step, settings.steps):
+            generator = torch.Generator().manual_seed(random_seed(settings.seed, DRAW_IMAGES, step, 0))
+            indices = torch.randint(len(self._images), (settings.batch,), generator=generator)
+            micro_batches = indices.tensor_split(self._ranks.size * settings.accumulate)
+            yield from (micro_batches[number] for number in self._micro_batches())
+
+    def _micro_batches(self) -> range:
+        """The numbers of this rank's micro-batches in a step."""
+        each = self._settings.accumulate
+        return range(self._ranks.rank * each, (self._ranks.rank + 1) * each)
+
+    def _run_step(self, batches: Batches) -> StepRecord:
+        settings, started = self._settings, time.monotonic()
+        rate = learning_rate(self.step, settings)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        names, losses = self._compute_gradients(batches)
+        self._ranks.sum_gradients(self._parameters)
+        self._ranks.sum(losses)
+        self._scaler.unscale_(self._optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        minimised, *parts, gradient_norm = torch.cat([losses, norm[None]]).tolist()
+        if not math.isfinite(minimised):
+            raise RunError(
+                f"{self._config.run}: the objective of step {self.step + 1} is {minimised}, so nothing is learned any "
+                "more; lower training.learning_rate or training.clip, or set training.precision to float32"
+            )
+        speed = settings.batch / (time.monotonic() - started)
+        self.step += 1
+        self.losses = dict(zip(names, parts, strict=True))
+        return StepRecord(
+            self.step, self.losses, minimised, rate, gradient_norm, speed, self._check_held_out()
+        )
+
+    def _compute_gradients(self, batches: Batches) -> tuple[list[str], Tensor]:
+        """Add up the gradients of this rank's micro-batches, each by its share of the step's batch.
+
+        Return the names of the losses, and this rank's part of the objective and of them, (1 + losses,).
+        """
+        settings = self._settings
+        ramp = min(1.0, self.step / max(1, settings.steps // 10))
+        self._detector.train()
+        self._optimiser.zero_grad(set_to_none=True)
+        names: list[str] = []
+        losses = torch.zeros(1, device=self._device)
+        for number in self._micro_batches():
+            tokens, images = next(batches)
+            share = len(images) / settings.batch
+            torch.manual_seed(random_seed(settings.seed, TRAIN, self.step, number))
+            with autocast(self._device, settings.used_precision):
+                total, parts = objective(self._config, self._detector, tokens, images, ramp)
+            self._scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
+            names = list(parts)
+            losses = losses + share * torch.stack([total.detach(), *parts.values()]).float()
+        return names, losses
+
+    def _check_held_out(self) -> float | None:
+        """The objective on the held-out images, evaluated and without hard mining, if they are due now."""
+        if self._held_out is None:
+            return None
+        if self.step % self._settings.check_every and self.step < self._settings.steps:
+            return None
+        self._detector.eval()
+        chunks = torch.split(torch.arange(len(self._held_out)), ENCODE_BATCH)
+        mine = range(self._ranks.rank, len(chunks), self._ranks.size)
+        total = torch.zeros((), device=self._device)
+        batches = self._held_out.batches(chunks[number] for number in mine)
+        for number, (tokens, images) in zip(mine, batches, strict=True):
+            torch.manual_seed(random_seed(self._settings.seed, CHECK, 0, number))
+            with torch.no_grad(), autocast(self._device, self._settings.used_precision):
+                value, _ = objective(self._config, self._detector, tokens, images, ramp=0.0)
+            total += value.float() * len(images)
+        mean = self._ranks.sum(total).item() / len(self._held_out)
+        self.early_stopping.note(self.step, mean, self._detector.student_state())
+        return mean
+
+
+def micro_batches_fit(settings: OptimConfig, ranks: Ranks) -> None:
+    """Raise ConfigError if a step's batch is too small to be cut into so many micro-batches."""
+    least = ranks.size * settings.accumulate
+    if settings.batch < least:
+        raise ConfigError(
+            [
+                f"training.batch: got {settings.batch}, must be {least} or more for {ranks.size} processes "
+                f"with training.accumulate {settings.accumulate}"
+            ]
+        )
+
+
+def random_seed(seed: int, purpose: int, step: int, number: int) -> int:
+    """A seed of 32 bits, as good as independent for each combination."""
+    return int(np.random.SeedSequence((seed, purpose, step, number)).generate_state(1)[0])
 
 
 def learning_rate(step: int, settings: OptimConfig) -> float:

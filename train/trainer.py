@@ -9,47 +9,52 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import torch
 from dualkd.daemon.calibration import describe, fit_calibration
-from dualkd.daemon.decision import Calibration
 from dualkd.train.benchmarks import open_task
 from dualkd.train.checkpoint import (
+    SCHEMA,
     Run,
     RunError,
+    StoppedEarly,
     build_detector,
     load_resume,
-    load_students,
     read_run,
-    save_run,
+    save_complete,
+    save_interrupted,
     versions,
 )
-from dualkd.train.config import TrainConfig
+from dualkd.train.config import OptimConfig, TrainConfig
 from dualkd.train.detector import predict
-from dualkd.train.images import TrainingImages, load_frames, split_held_out
-from dualkd.train.loop import Loop
+from dualkd.train.distributed import Ranks
+from dualkd.train.history import LOG_NAME, History
+from dualkd.train.images import GoodImages, open_frames, split_held_out
+from dualkd.train.loop import Loop, micro_batches_fit
 from dualkd.train.report import plot_losses
 
 log = logging.getLogger(__name__)
 
-SAVE_EVERY_S = 60.0
+ALONE = Ranks()
 
 
 class TrainingStopped(Exception):
     """Training was interrupted and its state saved; the message says how to go on."""
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> Run:
+def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) -> Run:
     """Train as configured and write the run to config.run. Ctrl-C saves and raises TrainingStopped.
 
-    Raises DataError, WeightsError, RunError, CalibrationError.
+    Several `ranks`, joined before, each call this and get the same run; only the first one writes.
+    Raises ConfigError, DataError, WeightsError, RunError, CalibrationError, RankError.
     """
     folder, settings = Path(config.run), config.training
-    device = torch.device(settings.device)
+    micro_batches_fit(settings, ranks)
+    device = ranks.device(settings.device)
     dataset = open_task(config.data).dataset
     training, held_out = dataset.train, dataset.held_out
     if not held_out:
@@ -61,7 +66,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
         len(held_out),
     )
     size = (config.input.height, config.input.width)
-    frames, held_frames = load_frames(training, size), load_frames(held_out, size)
+    frames, held_frames = open_frames([training, held_out], size, settings.images_mib)
 
     torch.manual_seed(settings.seed)
     data_sha256 = dataset.digest()
@@ -69,50 +74,95 @@ def train(config: TrainConfig, *, resume: bool = False) -> Run:
     detector, teacher = build_detector(config, before.teacher if before else None)
     detector.to(device)
     started = time.monotonic() - (before.seconds if before else 0.0)
-    images = TrainingImages(frames, detector, settings.cache_mib, device)
+    images = GoodImages(frames, detector, device, settings.used_precision, settings.cache_mib)
     images.fit_prototypes(torch.Generator().manual_seed(settings.seed))
-    loop = Loop(config, detector, images, device)
+    checked: GoodImages | None = None
+    if settings.check_every:
+        left_mib = settings.cache_mib - images.cached_mib
+        checked = GoodImages(held_frames, detector, device, settings.used_precision, left_mib)
+    loop = Loop(config, detector, images, checked, device, ranks)
     if resume:
-        load_students(folder, detector)
         loop.load_state(load_resume(folder))
         log.info("resuming after step %d", loop.step)
+    ranks.copy_from_first(detector.student_state().values())
+    history = History(folder / LOG_NAME, loop.step)
+    begun = Run(
+        schema=SCHEMA,
+        config=config,
+        teacher=teacher,
+        data_sha256=data_sha256,
+        training_images=len(training),
+        held_out=[sample.name for sample in held_out],
+        steps_done=0,
+        complete=False,
+        losses={},
+        seconds=0.0,
+        device=str(device),
+        precision=settings.used_precision,
+        processes=ranks.size,
+        calibration=None,
+        versions=versions(),
+    )
 
-    def save(calibration: Calibration | None) -> Run:
-        run = Run(
-            schema=1,
-            config=config,
-            teacher=teacher,
-            data_sha256=data_sha256,
-            training_images=len(training),
-            held_out=[sample.name for sample in held_out],
-            steps_done=loop.step,
-            complete=calibration is not None,
-            losses=loop.losses,
-            seconds=round(time.monotonic() - started, 1),
-            device=str(device),
-            calibration=calibration,
-            versions=versions(),
-        )
-        save_run(folder, run, detector, None if calibration else loop.state())
-        plot_losses(loop.history, folder / "loss.png")
-        return run
+    def save() -> None:
+        save_interrupted(folder, _up_to_date(begun, loop, time.monotonic() - started), loop.state())
+        plot_losses(history.losses(), folder / "loss.png")
 
-    saved = time.monotonic()
-    with interruption() as interrupted:
-        for step in loop.steps():
-            stopped = interrupted.is_set() and step < settings.steps
-            if stopped or time.monotonic() - saved > SAVE_EVERY_S:
-                save(None)
-                saved = time.monotonic()
-            if stopped:
-                raise TrainingStopped(f"stopped after step {step} of {settings.steps}; go on with --resume")
+    _run_steps(loop, settings, device, ranks, history, save)
+    if loop.early_stopping.best_weights is not None:
+        detector.load_student_state(loop.early_stopping.best_weights)
     detector.eval()
     images.fit_semantic_metric()
     calibration = fit_calibration(
         predict(detector, held_frames, device), config.calibration.false_reject_rate
     )
     log.info("%s", describe(calibration))
-    return save(calibration)
+    run = _up_to_date(begun, loop, time.monotonic() - started)
+    run = msgspec.structs.replace(run, complete=True, calibration=calibration)
+    if ranks.first:
+        save_complete(folder, run, detector)
+        plot_losses(history.losses(), folder / "loss.png")
+    return run
+
+
+def _run_steps(
+    loop: Loop,
+    settings: OptimConfig,
+    device: torch.device,
+    ranks: Ranks,
+    history: History,
+    save: Callable[[], None],
+) -> None:
+    """Run the remaining steps; the first rank logs each and saves now and then. Raises TrainingStopped."""
+    saved = time.monotonic()
+    with interruption() as interrupted:
+        for record in loop.steps():
+            if ranks.first:
+                history.append(record)
+            stopped = ranks.any(interrupted.is_set(), device) and record.step < settings.steps
+            if ranks.first and (stopped or time.monotonic() - saved >= settings.save_every_s):
+                save()
+                saved = time.monotonic()
+            if stopped:
+                ranks.meet(
+                    device
+                )  # torchrun ends the first rank, which saves, as soon as another one is gone
+                raise TrainingStopped(
+                    f"stopped after step {record.step} of {settings.steps}; go on with --resume"
+                )
+
+
+def _up_to_date(begun: Run, loop: Loop, seconds: float) -> Run:
+    """What run.json says of a run that got as far as `loop`."""
+    reason = loop.early_stopping.reason if loop.step < begun.config.training.steps else None
+    return msgspec.structs.replace(
+        begun,
+        steps_done=loop.step,
+        losses=loop.losses,
+        stopped_early=StoppedEarly(step=loop.step, reason=reason) if reason else None,
+        best_step=loop.early_stopping.best_step,
+        seconds=round(seconds, 1),
+    )
 
 
 @contextmanager
@@ -134,6 +184,8 @@ def interruption() -> Iterator[threading.Event]:
 def _read_interrupted(folder: Path, config: TrainConfig, data_sha256: str) -> Run:
     """The run to go on with. Raises RunError if it was another configuration's or other images'."""
     run = read_run(folder)
+    if run.schema != SCHEMA:
+        raise RunError(f"{folder} was begun by an older dualkd; train with --overwrite")
     if msgspec.structs.replace(run.config, run=config.run) != config:
         raise RunError(
             f"{folder} was begun with another configuration; restore it, or train with --overwrite"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +16,42 @@ import yaml
 from dualkd.train.__main__ import main
 from dualkd.train.checkpoint import read_run
 from safetensors.torch import load_file
+
+# Two images are soon learned by heart.
+STOPS_EARLY = ["--set", "data.hold_out=0.95"]
+for setting in ("check_every=4", "patience=1", "steps=100"):
+    STOPS_EARLY += ["--set", f"training.{setting}"]
+
+
+def start_training(config: Path, run: Path, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
+    """Training in processes of its own, as the command line starts one and torchrun several."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
+    command = [sys.executable, "-m", *(torchrun if ranks > 1 else []), "dualkd.train", str(config)]
+    command += ["--set", f"run={run}", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def training(*settings: str) -> list[str]:
+    """Arguments that set keys below training."""
+    return [part for setting in settings for part in ("--set", f"training.{setting}")]
+
+
+def wait_for_step(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    pytest.fail(f"training ended before it said {words!r}")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = load_file(one / "students.safetensors"), load_file(other / "students.safetensors")
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+def read_log(run: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    with (run / "log.csv").open(newline="") as file:
+        return [tuple(row[column] for column in columns) for row in csv.DictReader(file)]
 
 
 def test_a_run_says_what_made_it(small_run: Path, small_config: Path) -> None:
@@ -37,13 +76,9 @@ def test_a_run_that_was_stopped_and_resumed_equals_an_unbroken_one(
 ) -> None:
     """Ctrl-C in a real process saves; --resume ends with the very same weights (on a CPU)."""
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "dualkd.train", str(small_config), "--set", f"run={run}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "step 3 of 12" in line:
-            process.send_signal(signal.SIGINT)
-            break
+    process = start_training(small_config, run)
+    wait_for_step(process, "step 3 of 12")
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     if process.returncode == 0:
         pytest.fail("training was over before the signal came; make it longer")
@@ -54,10 +89,89 @@ def test_a_run_that_was_stopped_and_resumed_equals_an_unbroken_one(
     assert not stopped["complete"]
 
     assert main([str(small_config), "--set", f"run={run}", "--resume"]) == 0
-    resumed, unbroken = load_file(run / "students.safetensors"), load_file(small_run / "students.safetensors")
-    assert resumed.keys() == unbroken.keys()
-    assert all(resumed[name].equal(unbroken[name]) for name in unbroken)
+    assert same_weights(run, small_run)
     assert read_run(run).calibration == read_run(small_run).calibration
+
+
+@pytest.fixture(scope="module")
+def checked_run(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run that early stopping ends."""
+    run = tmp_path_factory.mktemp("checked") / "run"
+    process = start_training(small_config, run, *STOPS_EARLY)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "stopped early after step" in output
+    return run
+
+
+def test_early_stopping_keeps_the_weights_of_the_best_check(checked_run: Path) -> None:
+    """run.json says where training stopped and why; log.csv has the checks that led to it."""
+    run = read_run(checked_run)
+    assert run.complete
+    assert run.stopped_early is not None
+    assert run.stopped_early.step == run.steps_done < 100
+    assert f"after step {run.best_step}" in run.stopped_early.reason
+    checks = {int(step): float(value) for step, value in read_log(checked_run, ("step", "held_out")) if value}
+    assert list(checks) == list(range(4, run.steps_done + 1, 4))
+    assert min(checks, key=lambda step: checks[step]) == run.best_step == run.steps_done - 4
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    checked_run: Path, small_config: Path, tmp_path: Path
+) -> None:
+    """After SIGKILL, early stopping included: the same weights and the same log, without what was never saved."""
+    run = tmp_path / "run"
+    settings = [*STOPS_EARLY, *training("save_every_s=0")]
+    process = start_training(small_config, run, *settings)
+    wait_for_step(process, "step 10 of 100")
+    process.kill()
+    process.communicate(timeout=120)
+    with (run / "log.csv").open("a") as file:
+        file.write("98,0.5,0.5,1,0.1,1,1,\n99,0.")  # logged after the last state was saved, the last one half
+    assert main([str(small_config), "--set", f"run={run}", *settings, "--resume"]) == 0
+    assert same_weights(run, checked_run)
+    resumed, unbroken = read_run(run), read_run(checked_run)
+    assert resumed.stopped_early == unbroken.stopped_early
+    assert resumed.best_step == unbroken.best_step
+    columns = ("step", "local", "semantic", "objective", "learning_rate", "gradient_norm", "held_out")
+    assert read_log(run, columns) == read_log(checked_run, columns)
+    assert not (run / "resume.pt").exists()
+
+
+def test_two_processes_train_what_one_does_in_two_micro_batches(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout, hard mining and checks included: the same weights up to rounding, and one set of files."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun sets it
+    for name, ranks in (("one", 1), ("two", 2)):
+        settings = training("check_every=6", *(["accumulate=2"] if ranks == 1 else []))
+        process = start_training(small_config, tmp_path / name, *settings, ranks=ranks)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert output.count("next: dualkd-export") == errors.count("step 12 of 12") == 1
+        assert read_run(tmp_path / name).processes == ranks
+    ours, theirs = (load_file(tmp_path / name / "students.safetensors") for name in ("one", "two"))
+    for name, weights in ours.items():
+        assert weights.allclose(theirs[name], rtol=1e-4, atol=1e-5), name
+    columns = ("step", "local", "semantic", "held_out")
+    assert read_log(tmp_path / "one", columns) == read_log(tmp_path / "two", columns)
+
+
+def test_processes_that_train_together_end_together(small_config: Path, tmp_path: Path) -> None:
+    """Ctrl-C that reaches one of them saves the run; when one is killed, none is left waiting."""
+    run, settings = tmp_path / "run", training("steps=200", "save_every_s=1000")
+    for sent, arguments, words in (
+        (signal.SIGINT, [], "go on with --resume"),
+        (signal.SIGKILL, ["--resume"], "another process of this training ended"),
+    ):
+        process = start_training(small_config, run, *settings, *arguments, ranks=2)
+        wait_for_step(process, "resuming after step" if arguments else "step 20 of 200")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), sent)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert words in errors
+        assert 20 <= read_run(run).steps_done < 200
 
 
 def test_a_finished_run_is_not_overwritten_by_accident(
@@ -76,6 +190,8 @@ def test_a_finished_run_is_not_overwritten_by_accident(
     ("override", "status", "words"),
     [
         ("training.steps=none", 2, "training.steps"),
+        ("training.accumulate=5", 2, "must not be more than batch (4)"),
+        ("training.precision=float16", 2, "is for device cuda"),
         ("input.height=100", 2, "multiples of 14"),
         ("local.heads=7", 2, "must divide the teacher's width 384"),
         ("local.blocks=[3]", 2, "local.blocks"),
@@ -103,6 +219,22 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     assert len(errors) == 1
     assert words in errors[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_an_objective_that_is_no_number_ends_training(
+    small_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to change, at the step where it happens, before weights that are no numbers are saved."""
+    overflow = [
+        "--set",
+        f"run={tmp_path / 'run'}",
+        "--set",
+        "objective.local=1e39",
+        *training("save_every_s=0"),
+    ]
+    assert main([str(small_config), *overflow]) == 1
+    assert "the objective of step 1 is inf" in capsys.readouterr().err
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_a_broken_image_ends_training_before_it_begins(

@@ -1,13 +1,17 @@
-"""Which good images train, and which calibrate."""
+"""Which good images train and which calibrate, and how they reach the device."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
-from dualkd.train.config import DataConfig, OptimConfig, TrainConfig
+import torch
+from dualkd.train.config import DataConfig, InputConfig, LocalConfig, OptimConfig, TrainConfig
 from dualkd.train.datasets import DataError, Sample
-from dualkd.train.images import split_held_out
+from dualkd.train.detector import Detector
+from dualkd.train.images import GoodImages, load_frames, open_frames, split_held_out
 
 SAMPLES = [Sample(f"{index}", Path("x"), "good", index=index) for index in range(20)]
 
@@ -36,3 +40,58 @@ def test_too_few_images_are_refused() -> None:
     """One image cannot both train and calibrate."""
     with pytest.raises(DataError, match="1 good images are too few"):
         split_held_out(SAMPLES[:1], config("folder"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    samples = [Sample(f"{index}", tmp_path / f"{index}.png", "good") for index in range(7)]
+    for sample in samples:
+        cv2.imwrite(str(sample.path), rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    return samples
+
+
+def test_images_beyond_the_memory_are_decoded_to_the_same_frames(pictures: list[Sample]) -> None:
+    """In any order, in slices, and of every group; with room enough they are a tensor."""
+    held, decoded = (open_frames([pictures[:5], pictures[5:]], (28, 42), mib) for mib in (1, 0))
+    assert all(isinstance(group, torch.Tensor) for group in held)
+    assert not any(isinstance(group, torch.Tensor) for group in decoded)
+    for one, other in zip(held, decoded, strict=True):
+        assert len(one) == len(other)
+        assert one[1:3].equal(other[1:3])
+        order = torch.tensor([1, 0, 1])
+        assert one[order].equal(other[order])
+
+
+def test_a_broken_image_is_found_when_the_frames_are_opened(pictures: list[Sample]) -> None:
+    """Also where they are not kept, so that no step is spent."""
+    pictures[6].path.write_bytes(pictures[6].path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"6\.png"):
+        open_frames([pictures], (28, 42), 0)
+
+
+def test_batches_come_in_the_order_of_the_schedule_however_images_and_tokens_are_kept(
+    pictures: list[Sample],
+) -> None:
+    """The images are the scheduled ones; tokens computed each time are the kept ones but for their rounding."""
+    torch.manual_seed(0)
+    settings = TrainConfig(
+        run="unused",
+        data=DataConfig(root="x"),
+        students="local",
+        input=InputConfig(height=28, width=42),
+        local=LocalConfig(blocks=[0, 1], depth=2),
+    )
+    detector = Detector(settings).eval()
+    schedule = [torch.tensor(indices) for indices in ([3], [0, 6], [3, 1], [5], [2, 2, 2], [4])]
+    size, device = (28, 42), torch.device("cpu")
+    frames = load_frames(pictures, size)
+    kept = GoodImages(frames, detector, device, "float32", cache_mib=64)
+    (decoded,) = open_frames([pictures], size, 0)
+    computed = GoodImages(decoded, detector, device, "float32", cache_mib=0)
+    assert (kept.cached_mib > 0, computed.cached_mib) == (True, 0)
+    served = zip(schedule, kept.batches(schedule), computed.batches(schedule), strict=True)
+    for indices, (tokens, images), (fresh_tokens, fresh_images) in served:
+        assert images.equal(detector.normalise(frames[indices]))
+        assert images.equal(fresh_images)
+        torch.testing.assert_close(tokens.patch_tokens, fresh_tokens.patch_tokens, rtol=2e-3, atol=2e-3)

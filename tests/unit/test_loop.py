@@ -1,0 +1,121 @@
+"""How a step is cut into micro-batches, and what it does all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from dualkd.configs.loader import ConfigError
+from dualkd.train.config import (
+    DataConfig,
+    InputConfig,
+    LocalConfig,
+    OptimConfig,
+    SemanticConfig,
+    TrainConfig,
+)
+from dualkd.train.detector import Detector
+from dualkd.train.distributed import Ranks
+from dualkd.train.early_stopping import EarlyStopping
+from dualkd.train.history import History, StepRecord
+from dualkd.train.images import GoodImages
+from dualkd.train.loop import Loop, learning_rate, micro_batches_fit, random_seed
+
+CPU = torch.device("cpu")
+
+
+def run(accumulate: int, dropout: float = 0.0) -> tuple[Loop, dict[str, torch.Tensor]]:
+    """Four steps of batch 5 from the same start."""
+    config = TrainConfig(
+        run="unused",
+        data=DataConfig(root="x"),
+        input=InputConfig(height=28, width=42),
+        local=LocalConfig(blocks=[0, 1], depth=2, dropout=dropout, hard_mining=0),
+        semantic=SemanticConfig(blocks=[1], depth=1, width=24, heads=3, side=28),
+        training=OptimConfig(
+            steps=4, batch=5, accumulate=accumulate, learning_rate=1e-4, warmup=0, device="cpu"
+        ),
+    )
+    torch.manual_seed(0)
+    detector = Detector(config)
+    frames = torch.randint(0, 256, (9, 28, 42, 3), dtype=torch.uint8)
+    loop = Loop(config, detector, GoodImages(frames, detector, CPU, "float32", 64), None, CPU, Ranks())
+    assert [record.step for record in loop.steps()] == [1, 2, 3, 4]
+    return loop, detector.student_state()
+
+
+def test_micro_batches_add_up_to_the_same_step() -> None:
+    """Of unequal size too: without dropout and hard mining the weights differ by rounding only."""
+    (loop, weights), (accumulated, same_weights) = run(1), run(3)
+    assert accumulated.losses == pytest.approx(loop.losses, rel=1e-3)
+    for name, value in weights.items():
+        torch.testing.assert_close(same_weights[name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_what_is_random_in_a_step_comes_from_the_seed_alone() -> None:
+    """Whatever else drew random numbers before; and dropout does differ from one micro-batch to the next."""
+    _, first = run(2, dropout=0.5)
+    torch.rand(7)
+    _, second = run(2, dropout=0.5)
+    assert all(first[name].equal(second[name]) for name in first)
+    _, undropped = run(2)
+    assert not first["local.blocks.0.mlp.fc1.weight"].equal(undropped["local.blocks.0.mlp.fc1.weight"])
+    seeds = {random_seed(0, 1, step, number) for step in range(50) for number in range(50)}
+    assert len(seeds) == 2500
+
+
+def test_a_batch_too_small_for_all_processes_is_refused() -> None:
+    """Each of three processes needs an image for each of its two micro-batches."""
+    micro_batches_fit(OptimConfig(batch=6, accumulate=2), Ranks(size=3))
+    with pytest.raises(ConfigError, match=r"training\.batch: got 5, must be 6 or more"):
+        micro_batches_fit(OptimConfig(batch=5, accumulate=2), Ranks(size=3))
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    """Linearly over the warm-up, then on a cosine to its final value."""
+    settings = OptimConfig(steps=110, warmup=10, learning_rate=1.0, final_learning_rate=0.1)
+    assert learning_rate(0, settings) == pytest.approx(0.1)
+    assert learning_rate(9, settings) == learning_rate(10, settings) == 1.0
+    assert learning_rate(60, settings) == pytest.approx(0.55)
+    assert learning_rate(109, settings) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_early_stopping_waits_for_its_patience_and_keeps_the_best() -> None:
+    """Also when it is saved and loaded in between; NaN is no improvement."""
+    stopping = EarlyStopping(patience=2)
+    weight = torch.zeros(1)
+    for step, value in ((1, 0.5), (2, 0.4), (3, float("nan"))):
+        weight.fill_(step)
+        stopping.note(step, value, {"w": weight})
+        assert stopping.reason is None
+    resumed = EarlyStopping(patience=2)
+    resumed.load_state(stopping.state())
+    resumed.note(4, 0.4, {"w": weight})
+    assert resumed.reason is not None
+    assert "after step 2 " in resumed.reason
+    assert resumed.best_step == 2
+    assert resumed.best_weights == {"w": torch.full((1,), 2.0)}
+
+
+def test_the_log_is_cut_back_to_the_step_that_training_goes_on_from(tmp_path: Path) -> None:
+    """Lines of later steps and half a line are gone; what follows stands once."""
+
+    def record(step: int) -> StepRecord:
+        return StepRecord(step, {"local": step / 10}, step / 10, 1e-3, 0.5, 20.0, 0.7 if step == 2 else None)
+
+    path = tmp_path / "run/log.csv"
+    history = History(path, 0)
+    for step in (1, 2, 3, 4):
+        history.append(record(step))
+    with path.open("a") as file:
+        file.write("5,0.")
+    resumed = History(path, 2)
+    resumed.append(record(3))
+    assert path.read_text().splitlines() == [
+        "step,local,objective,learning_rate,gradient_norm,images_per_second,held_out",
+        "1,0.1,0.1,0.001,0.5,20,",
+        "2,0.2,0.2,0.001,0.5,20,0.7",
+        "3,0.3,0.3,0.001,0.5,20,",
+    ]
+    assert resumed.losses() == [{"local": 0.1}, {"local": 0.2}, {"local": 0.3}]
