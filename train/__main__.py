@@ -20,6 +20,7 @@ from dualkd.train.config import Benchmark, Protocol, TrainConfig
 from dualkd.train.datasets import DataError
 from dualkd.train.detector import Detector
 from dualkd.train.distributed import RankError, Ranks
+from dualkd.train.images import split_dataset
 from dualkd.train.suite import left_to_train, plan_runs
 from dualkd.train.trainer import TrainingStopped, train
 from dualkd.train.weights import WeightsError
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_device(config)
         planned = plan_runs(config)
         left = left_to_train(planned, resume=options.resume, overwrite=options.overwrite)
+        for one in left:
+            split_dataset(one.task.dataset, one.config)  # whether the images are enough
         check_tasks(one.task for one in left)
         with ranks.joined(config.training.device):
             for number, one in enumerate(planned, start=1):

@@ -13,9 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from dualkd.daemon.calibration import MIN_GOOD_PARTS
 from dualkd.daemon.frames import Image, to_model_size
 from dualkd.train.config import Precision, TrainConfig
-from dualkd.train.datasets import DataError, Sample, read_samples
+from dualkd.train.datasets import DataError, Dataset, Sample, read_samples
 from dualkd.train.detector import ENCODE_BATCH, Detector, autocast
 from dualkd.train.frames import DecodedFrames, Frames
 from dualkd.train.teacher import TeacherTokens
@@ -44,6 +45,22 @@ def split_held_out(samples: list[Sample], config: TrainConfig) -> tuple[list[Sam
     return [s for i, s in enumerate(samples) if i not in drawn], [
         s for i, s in enumerate(samples) if i in drawn
     ]
+
+
+def split_dataset(dataset: Dataset, config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
+    """Good images to train on and to calibrate on: the data set's own, or some of its training images held out.
+
+    Raises DataError if there are too few of either.
+    """
+    training, held_out = dataset.train, dataset.held_out
+    if not held_out:
+        training, held_out = split_held_out(training, config)
+    if len(held_out) < MIN_GOOD_PARTS:
+        raise DataError(
+            f"{dataset.name}: {len(held_out)} good images to calibrate on, but it takes {MIN_GOOD_PARTS}; "
+            "raise data.hold_out, or collect more"
+        )
+    return training, held_out
 
 
 def load_frames(samples: Sequence[Sample], size: tuple[int, int]) -> Tensor:

@@ -33,7 +33,7 @@ from dualkd.train.config import OptimConfig, TrainConfig
 from dualkd.train.detector import predict
 from dualkd.train.distributed import Ranks
 from dualkd.train.history import LOG_NAME, History
-from dualkd.train.images import GoodImages, open_frames, split_held_out
+from dualkd.train.images import GoodImages, open_frames, split_dataset
 from dualkd.train.loop import Loop, micro_batches_fit
 from dualkd.train.report import plot_losses
 
@@ -56,9 +56,7 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     micro_batches_fit(settings, ranks)
     device = ranks.device(settings.device)
     dataset = open_task(config.data).dataset
-    training, held_out = dataset.train, dataset.held_out
-    if not held_out:
-        training, held_out = split_held_out(training, config)
+    training, held_out = split_dataset(dataset, config)
     log.info(
         "%s: %d good images, %d of them held out for calibration",
         dataset.name,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from dualkd.train.config import DataConfig, InputConfig, LocalConfig, OptimConfig, TrainConfig
-from dualkd.train.datasets import DataError, Sample
+from dualkd.train.datasets import DataError, Dataset, Sample
 from dualkd.train.detector import Detector
-from dualkd.train.images import GoodImages, load_frames, open_frames, split_held_out
+from dualkd.train.images import GoodImages, load_frames, open_frames, split_dataset, split_held_out
 
 SAMPLES = [Sample(f"{index}", Path("x"), "good", index=index) for index in range(20)]
 
@@ -37,9 +37,21 @@ def test_of_a_film_the_last_frames_are_held_out() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    """One image cannot both train and calibrate."""
+    """One image cannot both train and calibrate, and three are too few to calibrate on."""
     with pytest.raises(DataError, match="1 good images are too few"):
         split_held_out(SAMPLES[:1], config("folder"))
+    with pytest.raises(
+        DataError, match=r"tiles: 3 good images to calibrate on, but it takes 4; raise data\.hold_out"
+    ):
+        split_dataset(Dataset("tiles", SAMPLES[:12], []), config("folder"))
+
+
+def test_what_a_data_set_itself_holds_out_is_what_calibrates() -> None:
+    """Then all of its training images train."""
+    assert split_dataset(Dataset("tiles", SAMPLES[:2], [], SAMPLES[2:7]), config("folder")) == (
+        SAMPLES[:2],
+        SAMPLES[2:7],
+    )
 
 
 @pytest.fixture

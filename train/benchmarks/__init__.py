@@ -7,22 +7,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dualkd.train.benchmarks import cifar, fashion_mnist, mvtec, real_iad, view, visa
+from dualkd.train.benchmarks.cifar import CIFAR_10, CIFAR_100, CIFAR_100_COARSE
+from dualkd.train.benchmarks.fashion_mnist import FASHION_MNIST
+from dualkd.train.benchmarks.mvtec import MVTEC_AD, MVTEC_LIKE, MVTEC_LOCO
 from dualkd.train.benchmarks.protocols import Industrial, Semantic, industrial_tasks, semantic_tasks
+from dualkd.train.benchmarks.real_iad import REAL_IAD
+from dualkd.train.benchmarks.view import VIEW
+from dualkd.train.benchmarks.visa import VISA
 from dualkd.train.config import Benchmark, DataConfig
 from dualkd.train.datasets import DataError, Task, open_dataset
 
 BENCHMARKS: dict[Benchmark, Industrial | Semantic] = {
-    "mvtec-ad": mvtec.MVTEC_AD,
-    "mvtec-loco": mvtec.MVTEC_LOCO,
-    "mvtec-like": mvtec.MVTEC_LIKE,
-    "visa": visa.VISA,
-    "real-iad": real_iad.REAL_IAD,
-    "cifar-10": cifar.CIFAR_10,
-    "cifar-100": cifar.CIFAR_100,
-    "cifar-100-coarse": cifar.CIFAR_100_COARSE,
-    "fashion-mnist": fashion_mnist.FASHION_MNIST,
-    "view": view.VIEW,
+    "mvtec-ad": MVTEC_AD,
+    "mvtec-loco": MVTEC_LOCO,
+    "mvtec-like": MVTEC_LIKE,
+    "visa": VISA,
+    "real-iad": REAL_IAD,
+    "cifar-10": CIFAR_10,
+    "cifar-100": CIFAR_100,
+    "cifar-100-coarse": CIFAR_100_COARSE,
+    "fashion-mnist": FASHION_MNIST,
+    "view": VIEW,
 }
 
 

@@ -64,8 +64,9 @@ def _ad_mask(folder: Path, kind: str, stem: str) -> Path:
 
 
 def _kinds(folder: Path) -> list[str]:
-    if not (folder / "test").is_dir():
-        raise DataError(f"{folder / 'test'}: no such folder")
+    for needed in (folder, folder / "test"):
+        if not needed.is_dir():
+            raise DataError(f"{needed}: no such folder")
     return sorted(entry.name for entry in (folder / "test").iterdir() if entry.is_dir())
 
 
