@@ -70,6 +70,6 @@ def noisy_or_anomaly_loss(weighted: list[Tensor]) -> Tensor:
     hazard = torch.stack(weighted).sum(0)
     hazard = hazard.detach().clamp(min=LEAST_HAZARD) + (hazard - hazard.detach())
     is_small = hazard < math.log(2)
-    small = torch.where(is_small, hazard, 1.0)  # each branch computes only where it is finite
-    large = torch.where(is_small, 1.0, hazard)
-    return torch.where(is_small, -torch.log(-torch.expm1(-small)), -torch.log1p(-torch.exp(-large))).mean()
+    small = -torch.log(-torch.expm1(-hazard))
+    large = -torch.log1p(-torch.exp(-torch.where(is_small, 1.0, hazard)))  # not finite at the small ones
+    return torch.where(is_small, small, large).mean()

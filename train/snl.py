@@ -15,6 +15,7 @@ formulas are OUR reading:
 
 The squared difference of cosines is that of pair-wise distillation (Liu et al., CVPR 2019). Between frames
 only equal positions are compared: every token takes part, nothing is drawn, and it costs N B^2 similarities.
+The batch is what goes through the student together: with micro-batches, each of them.
 """
 
 from __future__ import annotations
