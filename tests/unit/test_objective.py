@@ -23,9 +23,9 @@ def config(**changes: Any) -> TrainConfig:
             "run": "unused",
             "data": {"root": "unused"},
             "students": "local",
-            "input": {"height": 28, "width": 42},
+            "input": {"height": 56, "width": 84},
             "local": {"blocks": [0, 1], "depth": 2, "dropout": 0.0, "hard_mining": 0.5},
-            "semantic": {"blocks": [1], "depth": 1, "width": 48, "heads": 3, "side": 28},
+            "semantic": {"blocks": [1], "depth": 1, "width": 48, "heads": 3, "side": 56},
             "objective": {"local": 3.0, "semantic": 0.5},
             **changes,
         },
@@ -34,7 +34,7 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def batch(detector: Detector) -> tuple[TeacherTokens, Tensor]:
-    images = detector.normalise(torch.randint(0, 256, (3, 28, 42, 3), dtype=torch.uint8))
+    images = detector.normalise(torch.randint(0, 256, (3, 56, 84, 3), dtype=torch.uint8))
     with torch.no_grad():
         return detector.teacher(images), images
 
