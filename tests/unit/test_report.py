@@ -115,6 +115,12 @@ def test_the_mean_is_over_the_classes(tmp_path: Path, mask: Path) -> None:
     assert (mean.section, mean.name, mean.good, mean.defects) == ("mean", "mean of 2", 30, 45)
     bad = scored.anomalous[:35]
     assert nut.figures["auroc"] == pytest.approx(roc_auc_score(bad, scored.hazard[:35]), abs=1e-6)
+    assert scored.raw.anomaly_map is not None
+    maps = [cv2.resize(each, (256, 256)) for each in scored.raw.anomaly_map[:35]]
+    truth = np.zeros((35, 256, 256), bool)
+    truth[20:, :128, :128] = True
+    pixels = roc_auc_score(truth.ravel(), np.stack(maps).ravel())
+    assert nut.figures["pixel_auroc"] == pytest.approx(pixels, abs=1e-6)
     for name, value in mean.figures.items():
         assert value == pytest.approx((nut.figures[name] + pill.figures[name]) / 2)
     failed = scored.score > scored.calibration.threshold
@@ -238,7 +244,8 @@ def test_views_of_a_part_are_judged_together(tmp_path: Path, fusion: Fusion) -> 
     """max: a part fails where one of its views fails; noisy-or: the views' hazards add up."""
     samples = made_samples("nut", {GOOD: 20, "bent": 20}, None, parts=True)
     # a defect that shows in one of two views: the other view is good, the part is not
-    samples[21:40:2] = [replace(sample, kind=GOOD) for sample in samples[21:40:2]]
+    for hidden in (*range(20, 30, 2), *range(31, 40, 2)):
+        samples[hidden] = replace(samples[hidden], kind=GOOD)
     scored = made_scores(tmp_path / "run", samples)
     report, _ = make_report("made", [scored], "category", fusion)
     part = row(report, "part", "nut")
