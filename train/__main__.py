@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     run = train(one.config, resume=options.resume and one.begun, ranks=ranks)
                     if ranks.first:
                         _report(run)
+        if len(planned) > 1 and ranks.first:
+            print(f"next: dualkd-eval {config.run}, for all of them together")
     except ConfigError as error:
         print(f"dualkd-train: {error}", file=sys.stderr)
         return 2
