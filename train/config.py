@@ -104,9 +104,10 @@ class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The encoder-encoder student: a ViT from scratch that reproduces the teacher's class tokens."""
+    """The encoder-encoder student: a ViT from scratch that reproduces the teacher's global tokens."""
 
     blocks: Annotated[list[Index], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [8, 9])
+    grid: Index = 4  # with each class token the means of the patches over so many cells a side; 0 for none
     depth: Count = 12
     width: Count = 384
     heads: Count = 6

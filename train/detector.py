@@ -36,6 +36,7 @@ class Detector(nn.Module):
             size,
             config.local.blocks if uses_local else [],
             config.semantic.blocks if uses_semantic else [],
+            config.semantic.grid,
         )
         self.normalise = Normalise(self.teacher.mean, self.teacher.std)
         self.grid, width = self.teacher.grid, self.teacher.width
@@ -50,7 +51,7 @@ class Detector(nn.Module):
         if uses_semantic:
             small = semantic_size(config)
             self.semantic = SemanticStudent(config.semantic, small, width)
-            self.semantic_metric = SemanticMetric(len(config.semantic.blocks), width)
+            self.semantic_metric = SemanticMetric(len(config.semantic.blocks), config.semantic.grid, width)
             if small != size:
                 self.resize = AreaResize(*size, small[0])
 
@@ -73,8 +74,8 @@ class Detector(nn.Module):
             distances.append(d_local)
             maps.append(anomaly_map)
         if self.semantic is not None and self.semantic_metric is not None:
-            classes = self.semantic(self.resize(images))
-            distances.append(self.semantic_metric(tokens.class_tokens, classes))
+            rebuilt = self.semantic(self.resize(images))
+            distances.append(self.semantic_metric(tokens.global_tokens, rebuilt))
         return (*distances, *maps)
 
     def student_state(self) -> dict[str, Tensor]:

@@ -134,18 +134,21 @@ class GoodImages:
             while ahead:
                 yield self._to_device(*ahead.popleft().result())
 
-    def fit_prototypes(self, generator: torch.Generator) -> None:
-        """Set the local student's prototypes, if it has any, from a sample of the teacher's tokens."""
-        local = self._detector.local
-        if local is None or local.prototypes is None:
-            return
-        each = -(-local.prototypes.tokens_needed // len(self))  # tokens an image
-        sample = []
+    def fit_beginnings(self, generator: torch.Generator) -> None:
+        """Set what the students begin with and then correct: prototypes, if any, and mean global tokens."""
+        semantic = self._detector.semantic
+        prototypes = self._detector.local and self._detector.local.prototypes
+        each = -(-prototypes.tokens_needed // len(self)) if prototypes else 0  # tokens an image
+        sample, wholes = [], []
         for tokens, _ in self.batches(self._in_order()):
-            for one in tokens.patch_tokens.transpose(1, 2).cpu():  # (N, G, D)
+            wholes.append(tokens.global_tokens.cpu())
+            for one in tokens.patch_tokens.transpose(1, 2).cpu() if prototypes else ():  # (N, G, D)
                 sample.append(one[torch.randperm(len(one), generator=generator)[:each]])
-        local.prototypes.cpu().fit(torch.cat(sample), generator)
-        local.prototypes.to(self._device)
+        if prototypes:
+            prototypes.cpu().fit(torch.cat(sample), generator)
+            prototypes.to(self._device)
+        if semantic:
+            semantic.fit_mean(torch.cat(wholes))
 
     def fit_semantic_metric(self) -> None:
         """Measure the trained semantic student's usual error, for d_semantic."""
@@ -155,7 +158,7 @@ class GoodImages:
         teacher, student = [], []
         with torch.inference_mode():
             for tokens, images in self.batches(self._in_order()):
-                teacher.append(tokens.class_tokens.cpu())
+                teacher.append(tokens.global_tokens.cpu())
                 student.append(detector.semantic(detector.resize(images)).cpu())
         detector.semantic_metric.cpu().fit(torch.cat(teacher), torch.cat(student))
         detector.semantic_metric.to(self._device)

@@ -52,8 +52,10 @@ def local_loss(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def semantic_loss(teacher: Tensor, student: Tensor) -> Tensor:
-    """Mean over class tokens of 1 - cos, (B, K, D) twice -> (B,)."""
-    return cosine_distance(teacher, student).mean(1)
+    """Mean over blocks of 1 - cos, (B, K, T, D) twice -> (B,); a block's cells together weigh as its whole."""
+    distances = cosine_distance(teacher, student)  # (B, K, T)
+    wholes, cells = distances[..., 0].mean(1), distances[..., 1:].flatten(1)
+    return wholes if not cells.shape[1] else (wholes + cells.mean(1)) / 2
 
 
 def noisy_or_loss(weighted: list[Tensor]) -> Tensor:

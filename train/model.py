@@ -1,7 +1,7 @@
 """The two unlike students of the frozen teacher.
 
 Knows the two networks and nothing of images on disk, losses or scores. Shapes: B frames, N = h * w
-patches, D the width of the teacher's tokens, G groups of teacher blocks, K class tokens.
+patches, D the width of the teacher's tokens, G groups of teacher blocks, K semantic blocks, T global tokens of each.
 
 Sources: the two students and what each is for are Park, Seo and Kim's (arXiv 2509.24448); the local
 student's bottleneck, linear attention and grouping follow Guo et al., Dinomaly (CVPR 2025).
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from dualkd.configs.loader import ConfigError
 from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
+from dualkd.train.pixels import AreaResize
 from dualkd.train.prototypes import Prototypes
 from dualkd.train.residual_aggregation import ResidualAggregation
 from dualkd.train.teacher import GROUPS, split_groups
@@ -86,7 +87,7 @@ class LocalStudent(nn.Module):
             )
         else:
             self.bottleneck = nn.Sequential(nn.LayerNorm(width, eps=1e-6), nn.Dropout(config.dropout))
-            self.corrections = nn.ModuleList(Correction(width) for _ in range(GROUPS))
+            self.corrections = nn.ModuleList(Correction(width, width) for _ in range(GROUPS))
         self.aggregation = ResidualAggregation(centres, width) if centres else nn.Identity()
         self.groups = split_groups(range(config.depth))
 
@@ -110,27 +111,30 @@ class LocalStudent(nn.Module):
 
 
 class Correction(nn.Module):
-    """What the decoder adds to a group's prototypes: nothing at first, in proportion to the token's length."""
+    """What a student adds to what is known beforehand: nothing at first, in proportion to the token's length."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, known_width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.linear = nn.Linear(width, width)
+        self.linear = nn.Linear(width, known_width)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, known: Tensor, decoded: Tensor) -> Tensor:
-        """(B, N, D) twice -> (B, N, D)."""
+    def forward(self, known: Tensor, features: Tensor) -> Tensor:
+        """(..., known_width), (..., width) -> (..., known_width)."""
         scale = known.square().mean(-1, keepdim=True).sqrt()
-        corrected: Tensor = known + scale * self.linear(self.norm(decoded))
+        corrected: Tensor = known + scale * self.linear(self.norm(features))
         return corrected
 
 
 class SemanticStudent(nn.Module):
-    """Encoder-encoder: a ViT from scratch that sees the image and reproduces the teacher's class tokens.
+    """Encoder-encoder: a ViT from scratch that sees the image and reproduces the teacher's global tokens.
 
-    It never sees the teacher's tokens, so it cannot learn the identity; on an unfamiliar whole it errs.
+    It never sees the teacher's tokens, so it cannot learn the identity; on an unfamiliar whole it errs. What
+    it learns is what this picture adds to the mean of the good parts.
     """
+
+    mean: Tensor  # (K, T, D), of the teacher's unit tokens on good parts
 
     def __init__(self, config: SemanticConfig, size: tuple[int, int], width: int) -> None:
         """`size`: the (height, width) in pixels it sees; `width`: D of the teacher's tokens."""
@@ -148,20 +152,39 @@ class SemanticStudent(nn.Module):
         self.read = [
             round((index + 1) * config.depth / count) - 1 for index in range(count)
         ]  # evenly, to the last
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(config.width, eps=1e-6), nn.Linear(config.width, width))
-            for _ in range(count)
+        self.grid = (size[0] // PATCH_PX, size[1] // PATCH_PX)
+        if config.grid > min(self.grid):
+            raise ConfigError(
+                [
+                    f"semantic.grid: got {config.grid}, but the student sees only {min(self.grid)} patches a side"
+                ]
+            )
+        self.pool = AreaResize(*self.grid, config.grid) if config.grid else None
+        self.whole = nn.ModuleList(Correction(config.width, width) for _ in range(count))
+        self.cells = nn.ModuleList(
+            Correction(config.width, width) for _ in range(count if config.grid else 0)
         )
+        self.register_buffer("mean", torch.zeros(count, 1 + config.grid**2, width))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised RGB (B, 3, h, w) -> (B, K, D), in the precision of the weights."""
+        """Normalised RGB (B, 3, h, w) -> (B, K, T, D), in the precision of the weights."""
         images = images.to(self.vit.patch_embed.proj.weight.dtype)
         levels = self.vit.forward_intermediates(
-            images, indices=self.read, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+            images, indices=self.read, return_prefix_tokens=True, output_fmt="NCHW", intermediates_only=True
         )
-        return torch.stack(
-            [head(prefix[:, 0]) for head, (_, prefix) in zip(self.heads, levels, strict=True)], 1
-        )
+        tokens = []
+        for index, (maps, prefix) in enumerate(levels):
+            known = self.mean[index]
+            parts = [self.whole[index](known[:1], prefix[:, :1])]
+            if self.pool is not None:
+                parts.append(self.cells[index](known[1:], self.pool(maps).flatten(2).transpose(1, 2)))
+            tokens.append(torch.cat(parts, 1))
+        return torch.stack(tokens, 1)
+
+    @torch.no_grad()
+    def fit_mean(self, tokens: Tensor) -> None:
+        """Set where training starts from, from the teacher's global tokens (M, K, T, D) of good images."""
+        self.mean.copy_(nn.functional.normalize(tokens, dim=-1).mean(0))
 
 
 def semantic_size(config: TrainConfig) -> tuple[int, int]:

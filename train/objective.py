@@ -31,8 +31,8 @@ def objective(
         weighted.append(config.objective.local * loss)
         parts["local"] = loss.mean().detach()
     if detector.semantic is not None:
-        classes = detector.semantic(detector.resize(images))
-        loss = semantic_loss(tokens.class_tokens, classes)
+        rebuilt = detector.semantic(detector.resize(images))
+        loss = semantic_loss(tokens.global_tokens, rebuilt)
         weighted.append(config.objective.semantic * loss)
         parts["semantic"] = loss.mean().detach()
     return noisy_or_loss(weighted), parts

@@ -2,7 +2,7 @@
 
 Knows timm's vision transformers and timm's convolutional pyramids. Does not know where weights come from, who
 learns from the tokens, or what a distance between them means. Shapes: B frames, N = h * w patches, D the
-width of a token, G groups of local blocks, K global vectors.
+width of a token, G groups of local blocks, K semantic blocks, T global tokens of each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from dualkd.configs.loader import ConfigError
-from dualkd.train.pixels import PooledResize
+from dualkd.train.pixels import AreaResize, PooledResize
 from dualkd.train.weights import StateDict, WeightsError
 from timm.models import is_model_in_modules
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -32,7 +32,9 @@ class TeacherTokens(NamedTuple):
     """What the students learn from. Either is empty along its second axis if no student asks for it."""
 
     patch_tokens: Tensor  # (B, G, N, D)
-    class_tokens: Tensor  # (B, K, D), one global vector for each block that the semantic student reads
+    global_tokens: (
+        Tensor  # (B, K, T, D): of each semantic block its class token, then g x g means of its patches
+    )
 
 
 class Teacher(nn.Module, ABC):
@@ -40,15 +42,25 @@ class Teacher(nn.Module, ABC):
 
     size: (height, width) in pixels of what it sees, multiples of `multiple`; grid: (h, w) of its patch
     tokens, `stride` pixels apart; width: D; mean, std: of red, green and blue, on a scale of 0 to 1, that the
-    network was trained with.
+    network was trained with. The global tokens of a block are its class token (of a pyramid's level, its mean)
+    and, for a semantic grid of g, the means of its patches over g x g equal cells, row by row.
     """
 
     network: Any  # timm's networks share no class, only methods
 
     def __init__(
-        self, name: str, network: nn.Module, size: tuple[int, int], *, multiple: int, stride: int, width: int
+        self,
+        name: str,
+        network: nn.Module,
+        size: tuple[int, int],
+        *,
+        multiple: int,
+        stride: int,
+        width: int,
+        semantic_grid: int,
+        semantic_strides: Sequence[int],
     ) -> None:
-        """Raises ConfigError for a size that is no multiple of what the network needs."""
+        """Raises ConfigError for a size that is no multiple of what the network needs, or a grid too fine."""
         super().__init__()
         if size[0] % multiple or size[1] % multiple:
             raise ConfigError(
@@ -59,6 +71,14 @@ class Teacher(nn.Module, ABC):
             )
         self.name, self.network, self.multiple, self.width = name, network, multiple, width
         self.grid = (size[0] // stride, size[1] // stride)
+        self.pools = nn.ModuleList()  # one for each semantic block, to the means of its cells
+        for rows, columns in [(size[0] // step, size[1] // step) for step in semantic_strides]:
+            if semantic_grid > min(rows, columns):
+                raise ConfigError(
+                    [f"semantic.grid: got {semantic_grid}, but a block has only {rows}x{columns} patches"]
+                )
+            if semantic_grid:
+                self.pools.append(AreaResize(rows, columns, semantic_grid))
         known = timm.get_pretrained_cfg(name)
         self.mean, self.std = MEAN_AND_STD.get(name, (known.mean, known.std))
         self.requires_grad_(False)
@@ -67,6 +87,16 @@ class Teacher(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> TeacherTokens:
         """RGB normalised by mean and std (B, 3, H, W) -> TeacherTokens, computed in the weights' precision."""
+
+    def _add_cells(self, wholes: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
+        """Of each semantic block its global tokens (B, T, D), from its whole (B, D) and its map (B, D, h, w)."""
+        tokens = [whole[:, None] for whole in wholes]
+        if not self.pools:
+            return tokens
+        return [
+            torch.cat([whole, pool(level).flatten(2).transpose(1, 2)], 1)
+            for whole, pool, level in zip(tokens, self.pools, maps, strict=True)
+        ]
 
     def load(self, state: StateDict) -> None:
         """Take timm's weights, leaving out what belongs to blocks that do not run. Raises WeightsError."""
@@ -92,7 +122,12 @@ class VitTeacher(Teacher):
     """
 
     def __init__(
-        self, name: str, size: tuple[int, int], local: Sequence[int], semantic: Sequence[int]
+        self,
+        name: str,
+        size: tuple[int, int],
+        local: Sequence[int],
+        semantic: Sequence[int],
+        semantic_grid: int,
     ) -> None:
         """As make_teacher; blocks are the transformer's."""
         vit: VisionTransformer = timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
@@ -102,7 +137,16 @@ class VitTeacher(Teacher):
         vit.blocks = vit.blocks[: read[-1] + 1]
         vit.norm = nn.Identity()
         patch = vit.patch_embed.patch_size[0]
-        super().__init__(name, vit, size, multiple=patch, stride=patch, width=vit.embed_dim)
+        super().__init__(
+            name,
+            vit,
+            size,
+            multiple=patch,
+            stride=patch,
+            width=vit.embed_dim,
+            semantic_grid=semantic_grid,
+            semantic_strides=[patch] * len(semantic),
+        )
         self.groups, self.class_blocks, self.read = split_groups(local), list(semantic), read
 
     def load(self, state: StateDict) -> None:
@@ -121,7 +165,10 @@ class VitTeacher(Teacher):
         by_block = dict(zip(self.read, levels, strict=True))  # block -> ((B, N, D), (B, prefix, D))
         return _stack(
             [torch.stack([by_block[block][0] for block in group]).mean(0) for group in self.groups],
-            [by_block[block][1][:, 0] for block in self.class_blocks],
+            self._add_cells(
+                [by_block[block][1][:, 0] for block in self.class_blocks],
+                [by_block[block][0].transpose(1, 2).unflatten(2, self.grid) for block in self.class_blocks],
+            ),
         )
 
 
@@ -135,7 +182,12 @@ class PyramidTeacher(Teacher):
     """
 
     def __init__(
-        self, name: str, size: tuple[int, int], local: Sequence[int], semantic: Sequence[int]
+        self,
+        name: str,
+        size: tuple[int, int],
+        local: Sequence[int],
+        semantic: Sequence[int],
+        semantic_grid: int,
     ) -> None:
         """As make_teacher; levels are counted as timm does, from the finest."""
         network = timm.create_model(name, pretrained=False, num_classes=0)
@@ -158,6 +210,8 @@ class PyramidTeacher(Teacher):
                 sum(levels[level]["num_chs"] for level in local),
                 *(levels[level]["num_chs"] for level in read),
             ),
+            semantic_grid=semantic_grid,
+            semantic_strides=[levels[level]["reduction"] for level in semantic],
         )
         self.groups, self.class_levels, self.read = split_groups(local), list(semantic), read
         self.resize = nn.ModuleDict()
@@ -178,24 +232,30 @@ class PyramidTeacher(Teacher):
             maps = torch.cat([self.resize[str(level)](by_level[level]) for level in group], 1)
             patch.append(self._widen(maps.flatten(2).transpose(1, 2), start))
             start += maps.shape[1]
-        means = [by_level[level].float().mean((2, 3)) for level in self.class_levels]  # a half might overflow
-        return _stack(patch, [self._widen(mean, 0) for mean in means])
+        read = [by_level[level] for level in self.class_levels]
+        means = [
+            level.float().mean((2, 3)).to(level.dtype) for level in read
+        ]  # a sum of halves might overflow
+        return _stack(patch, [self._widen(tokens, 0) for tokens in self._add_cells(means, read)])
 
     def _widen(self, vectors: Tensor, start: int) -> Tensor:
         """(..., C) -> (..., D): the same channels from `start` on, zeros elsewhere."""
         return F.pad(vectors, (start, self.width - start - vectors.shape[-1]))
 
 
-def make_teacher(name: str, size: tuple[int, int], local: Sequence[int], semantic: Sequence[int]) -> Teacher:
+def make_teacher(
+    name: str, size: tuple[int, int], local: Sequence[int], semantic: Sequence[int], semantic_grid: int = 0
+) -> Teacher:
     """The teacher that timm's network `name` can be, without weights yet.
 
     `size`: (height, width) in pixels; `local`, `semantic`: the zero-based blocks each student reads, at least
-    one in all. Raises WeightsError for a network that is no teacher or lacks a block, ConfigError for the size.
+    one in all; `semantic_grid`: cells a side whose means go with each global token, 0 for none. Raises
+    WeightsError for a network that is no teacher or lacks a block, ConfigError for the size or the grid.
     """
     if not timm.is_model(name):
         raise WeightsError(f"teacher {name!r} is not a network that timm {timm.__version__} knows")
     kind = VitTeacher if is_model_in_modules(name, "vision_transformer") else PyramidTeacher
-    return kind(name, size, local, semantic)
+    return kind(name, size, local, semantic, semantic_grid)
 
 
 def split_groups(items: Sequence[int]) -> list[list[int]]:
@@ -224,9 +284,9 @@ def _is_pyramid(network: Any) -> bool:
     )
 
 
-def _stack(patch: list[Tensor], classes: list[Tensor]) -> TeacherTokens:
-    """Groups of patch tokens (B, N, D) and global vectors (B, D), either list empty, as TeacherTokens."""
-    empty = (patch[0] if patch else classes[0][:, None])[:, :0]
+def _stack(patch: list[Tensor], wholes: list[Tensor]) -> TeacherTokens:
+    """Groups of patch tokens (B, N, D) and global tokens (B, T, D), either list empty, as TeacherTokens."""
+    empty = (patch or wholes)[0][:, :0, None]
     return TeacherTokens(
-        torch.stack(patch, 1) if patch else empty, torch.stack(classes, 1) if classes else empty
+        torch.stack(patch, 1) if patch else empty, torch.stack(wholes, 1) if wholes else empty
     )

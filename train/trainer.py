@@ -73,7 +73,7 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     detector.to(device)
     started = time.monotonic() - (before.seconds if before else 0.0)
     images = GoodImages(frames, detector, device, settings.used_precision, settings.cache_mib)
-    images.fit_prototypes(torch.Generator().manual_seed(settings.seed))
+    images.fit_beginnings(torch.Generator().manual_seed(settings.seed))
     checked: GoodImages | None = None
     if settings.check_every:
         left_mib = settings.cache_mib - images.cached_mib

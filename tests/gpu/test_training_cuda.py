@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> TrainConfig:
         input=InputConfig(height=56, width=56),
         teacher=TeacherConfig(weights=str(tmp_path / "random.safetensors")),
         local=LocalConfig(blocks=[1, 2], depth=2, prototypes=64),
-        semantic=SemanticConfig(blocks=[2], depth=2, width=48, heads=3),
+        semantic=SemanticConfig(blocks=[2], grid=2, depth=2, width=48, heads=3),
         training=OptimConfig(steps=40, batch=8, warmup=5, device="cuda"),
     )
 

@@ -32,7 +32,7 @@ def run(accumulate: int, dropout: float = 0.0) -> tuple[Loop, dict[str, torch.Te
         data=DataConfig(root="x"),
         input=InputConfig(height=28, width=42),
         local=LocalConfig(blocks=[0, 1], depth=2, dropout=dropout, hard_mining=0),
-        semantic=SemanticConfig(blocks=[1], depth=1, width=24, heads=3, side=28),
+        semantic=SemanticConfig(blocks=[1], grid=2, depth=1, width=24, heads=3, side=28),
         training=OptimConfig(
             steps=4, batch=5, accumulate=accumulate, learning_rate=1e-4, warmup=0, device="cpu"
         ),

@@ -122,6 +122,14 @@ def test_local_loss_is_the_mean_over_groups_of_whole_maps() -> None:
 
 def test_semantic_loss_is_the_mean_over_class_tokens() -> None:
     """One of two class tokens orthogonal gives a half."""
-    teacher = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    student = torch.tensor([[[5.0, 0.0], [0.0, 2.0]]])
+    teacher = torch.tensor([[[[1.0, 0.0]], [[1.0, 0.0]]]])
+    student = torch.tensor([[[[5.0, 0.0]], [[0.0, 2.0]]]])
     assert semantic_loss(teacher, student).item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_cells_of_a_grid_together_weigh_as_much_as_the_class_token() -> None:
+    """However fine the grid is, what is true of the whole is not forgotten."""
+    teacher = torch.tensor([1.0, 0.0]).repeat(1, 1, 5, 1)
+    student = teacher.clone()
+    student[:, :, 1] = torch.tensor([0.0, 1.0])  # one cell of four
+    assert semantic_loss(teacher, student).item() == pytest.approx(0.125, abs=1e-6)

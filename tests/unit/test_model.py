@@ -16,7 +16,7 @@ def config(students: str = "both") -> TrainConfig:
         students=students,  # type: ignore[arg-type]
         input=InputConfig(height=42, width=56),
         local=LocalConfig(blocks=[0, 1, 2], depth=2),
-        semantic=SemanticConfig(blocks=[1, 3], depth=2, width=48, heads=3, side=28),
+        semantic=SemanticConfig(blocks=[1, 3], grid=2, depth=2, width=48, heads=3, side=28),
     )
 
 

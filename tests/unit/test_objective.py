@@ -25,7 +25,7 @@ def config(**changes: Any) -> TrainConfig:
             "students": "local",
             "input": {"height": 56, "width": 84},
             "local": {"blocks": [0, 1], "depth": 2, "dropout": 0.0, "hard_mining": 0.5},
-            "semantic": {"blocks": [1], "depth": 1, "width": 48, "heads": 3, "side": 56},
+            "semantic": {"blocks": [1], "grid": 2, "depth": 1, "width": 48, "heads": 3, "side": 56},
             "objective": {"local": 3.0, "semantic": 0.5},
             **changes,
         },
@@ -66,7 +66,7 @@ def test_both_students_are_joined_by_their_weights(method: str) -> None:
     tokens, images = batch(detector)
     total, parts = objective(settings, detector, tokens, images, ramp=1.0)
     assert detector.semantic is not None
-    semantic = semantic_loss(tokens.class_tokens, detector.semantic(detector.resize(images))).mean()
+    semantic = semantic_loss(tokens.global_tokens, detector.semantic(detector.resize(images))).mean()
     torch.testing.assert_close(parts["semantic"], semantic.detach())
     torch.testing.assert_close(total.detach(), 3 * parts["local"] + 0.5 * parts["semantic"])
 

@@ -119,10 +119,33 @@ def test_a_pyramids_global_vector_is_the_mean_of_the_level() -> None:
     tokens, classes = teacher(images)
     levels = teacher.network.forward_intermediates(images, indices=[2, 4], intermediates_only=True)
     assert tokens.shape[:2] == (2, 0)
-    assert classes.shape == (2, 2, 320)
-    torch.testing.assert_close(classes[:, 0, :40], levels[0].mean((2, 3)))
-    torch.testing.assert_close(classes[:, 1], levels[1].mean((2, 3)))
-    assert not classes[:, 0, 40:].any()
+    assert classes.shape == (2, 2, 1, 320)
+    torch.testing.assert_close(classes[:, 0, 0, :40], levels[0].mean((2, 3)))
+    torch.testing.assert_close(classes[:, 1, 0], levels[1].mean((2, 3)))
+    assert not classes[:, 0, 0, 40:].any()
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "tf_efficientnet_lite0"])
+def test_cells_are_means_of_a_blocks_patches_in_their_places(name: str) -> None:
+    """Row by row behind the whole; 2 x 2 cells together have the mean that one cell has."""
+    images = torch.randn(1, 3, 64, 96)
+    four = make_teacher(name, (64, 96), [], [2], 2).eval()
+    one = make_teacher(name, (64, 96), [], [2], 1).eval()
+    one.load_state_dict(four.state_dict())
+    cells = four(images).global_tokens[0, 0, 1:]
+    torch.testing.assert_close(cells.mean(0), one(images).global_tokens[0, 0, 1])
+    changed = images.clone()
+    changed[..., :16, :16] += 3
+    if name.startswith("tf_"):  # a convolution sees little further; attention sees everything
+        moved = (four(changed).global_tokens[0, 0, 1:] - cells).abs().amax(1)
+        assert moved.argmax() == 0
+        assert moved[3] < moved[0] / 10
+
+
+def test_a_grid_finer_than_the_patches_is_refused() -> None:
+    """It says which key, and what there is."""
+    with pytest.raises(ConfigError, match=r"semantic.grid: got 5, but a block has only 4x6 patches"):
+        make_teacher("vit_tiny_patch16_224", (64, 96), [], [2], 5)
 
 
 def test_a_teacher_says_how_its_network_saw_pictures() -> None:
