@@ -12,20 +12,22 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import timm
+import torch
 from dualkd.daemon.bundle import load_bundle
 from dualkd.daemon.calibrate import main as calibrate_main
 from dualkd.daemon.engine import RawPrediction
 from dualkd.daemon.engine_onnx import OnnxEngine
 from dualkd.export.__main__ import main
 from dualkd.export.parity import FP16, FP32, ParityError, compare
+from dualkd.train.__main__ import main as train_main
 from dualkd.train.checkpoint import load_detector, read_run
 from dualkd.train.detector import infer
+from safetensors.torch import save_file
 
 
 def test_the_bundle_says_what_the_trained_model_says(small_run: Path, small_bundle: Path) -> None:
     """On frames it has never seen, one at a time and eight at once."""
-    import torch
-
     detector, _ = load_detector(small_run)
     frames = np.random.default_rng(5).integers(0, 256, (8, 56, 84, 3), dtype=np.uint8)
     expected = infer(detector, torch.from_numpy(frames))
@@ -107,6 +109,30 @@ def test_a_run_that_cannot_be_checked_is_not_exported(
     assert main([str(other), "--out", str(tmp_path / "bundle")]) == 1
     assert "trained with teacher weights 0000" in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("students", "levels"), [("both", [2, 3]), ("local", [1, 2, 3])])
+def test_a_pyramid_teacher_is_trained_and_exported_like_a_vit(
+    students: str, levels: list[int], small_config: Path, tmp_path: Path
+) -> None:
+    """A convolutional network at 64 x 96: the graph passes the gate in both precisions and the daemon runs it."""
+    torch.manual_seed(0)
+    weights, run, bundle = tmp_path / "lite.safetensors", tmp_path / "run", tmp_path / "bundle"
+    save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), weights)
+    overrides = [f"run={run}", f"students={students}", "input.height=64", "input.width=96"]
+    overrides += ["teacher.name=tf_efficientnet_lite0", f"teacher.weights={weights}"]
+    overrides += [f"local.blocks={levels}", "local.heads=8", "semantic.blocks=[3]"]
+    assert train_main([str(small_config), *(f"--set={override}" for override in overrides)]) == 0
+    assert main([str(run), "--out", str(bundle), "--fp16", "--onnx-only", "--max-batch", "4"]) == 0
+    loaded = load_bundle(bundle)
+    stride = 2 ** (levels[0] + 1)
+    assert loaded.manifest.map_size == (64 // stride, 96 // stride)
+    frames = np.random.default_rng(6).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    expected = infer(load_detector(run)[0], torch.from_numpy(frames))
+    with OnnxEngine(loaded) as engine:
+        got = engine.infer(frames)
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(got, name), values.numpy(), atol=1e-4)
 
 
 def prediction(shift: float = 0.0) -> RawPrediction:
