@@ -25,8 +25,8 @@ from dualkd.train.loop import Loop, learning_rate, micro_batches_fit, random_see
 CPU = torch.device("cpu")
 
 
-def run(accumulate: int, dropout: float = 0.0) -> tuple[Loop, dict[str, torch.Tensor]]:
-    """Four steps of batch 5 from the same start."""
+def make_loop(accumulate: int = 1, dropout: float = 0.0) -> tuple[Loop, Detector]:
+    """A loop of four steps of batch 5, each followed by a check; always from the same start."""
     config = TrainConfig(
         run="unused",
         data=DataConfig(root="x"),
@@ -34,14 +34,30 @@ def run(accumulate: int, dropout: float = 0.0) -> tuple[Loop, dict[str, torch.Te
         local=LocalConfig(blocks=[0, 1], depth=2, dropout=dropout, hard_mining=0),
         semantic=SemanticConfig(blocks=[1], grid=2, depth=1, width=24, heads=3, side=28),
         training=OptimConfig(
-            steps=4, batch=5, accumulate=accumulate, learning_rate=1e-4, warmup=0, device="cpu"
+            steps=4,
+            batch=5,
+            accumulate=accumulate,
+            learning_rate=1e-4,
+            warmup=0,
+            device="cpu",
+            check_every=1,
         ),
     )
     torch.manual_seed(0)
     detector = Detector(config)
     frames = torch.randint(0, 256, (9, 28, 42, 3), dtype=torch.uint8)
-    loop = Loop(config, detector, GoodImages(frames, detector, CPU, "float32", 64), None, CPU, Ranks())
-    assert [record.step for record in loop.steps()] == [1, 2, 3, 4]
+    images = GoodImages(frames, detector, CPU, "float32", 64)
+    held_out = GoodImages(255 - frames[:3], detector, CPU, "float32", 64)
+    return Loop(config, detector, images, held_out, CPU, Ranks()), detector
+
+
+def run(accumulate: int = 1, dropout: float = 0.0, drawn: int = 0) -> tuple[Loop, dict[str, torch.Tensor]]:
+    """All steps; after each of them others draw `drawn` random numbers."""
+    loop, detector = make_loop(accumulate, dropout)
+    for step, record in enumerate(loop.steps(), start=1):
+        assert record.step == step
+        torch.rand(drawn)
+    assert loop.step == 4
     return loop, detector.student_state()
 
 
@@ -54,15 +70,31 @@ def test_micro_batches_add_up_to_the_same_step() -> None:
 
 
 def test_what_is_random_in_a_step_comes_from_the_seed_alone() -> None:
-    """Whatever else drew random numbers before; and dropout does differ from one micro-batch to the next."""
+    """Whatever else draws random numbers; and dropout does drop something."""
     _, first = run(2, dropout=0.5)
-    torch.rand(7)
-    _, second = run(2, dropout=0.5)
+    _, second = run(2, dropout=0.5, drawn=7)
     assert all(first[name].equal(second[name]) for name in first)
     _, undropped = run(2)
     assert not first["local.blocks.0.mlp.fc1.weight"].equal(undropped["local.blocks.0.mlp.fc1.weight"])
     seeds = {random_seed(0, 1, step, number) for step in range(50) for number in range(50)}
     assert len(seeds) == 2500
+
+
+def test_a_loop_goes_on_from_its_state_as_if_it_were_the_same(tmp_path: Path) -> None:
+    """Through a file, in another object: the same weights, and the best check is remembered."""
+    unbroken, weights = run(dropout=0.5)
+    stopped, _ = make_loop(dropout=0.5)
+    for record in stopped.steps():
+        if record.step == 2:
+            torch.save(stopped.state(), tmp_path / "state.pt")
+            break
+    resumed, detector = make_loop(dropout=0.5)
+    resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert resumed.losses == stopped.losses
+    assert resumed.early_stopping.best_step == stopped.early_stopping.best_step == 2
+    assert [record.step for record in resumed.steps()] == [3, 4]
+    assert all(weights[name].equal(value) for name, value in detector.student_state().items())
+    assert resumed.early_stopping.best_step == unbroken.early_stopping.best_step
 
 
 def test_a_batch_too_small_for_all_processes_is_refused() -> None:
