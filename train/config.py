@@ -147,6 +147,15 @@ class ObjectiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     semantic: Positive = 1.0
 
 
+class PseudoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Pseudo-anomalies, on which -log P is minimised; without them the objective is a sum of two losses."""
+
+    frames: Index = 0  # spoilt copies of good frames, made before training; 0 for none
+    batch: Count = 4  # of them in each micro-batch
+    jitter: Rate = 0.0  # length of the noise on a good frame's tokens, as a share of theirs; 0 for none
+    weight: Positive = 0.1  # of -log P beside -log(1 - P)
+
+
 class OptimConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long, how fast and on what to train."""
 
@@ -201,6 +210,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     semantic: SemanticConfig = msgspec.field(default_factory=SemanticConfig)
     snl: SnlConfig = SnlConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    pseudo: PseudoConfig = PseudoConfig()
     training: OptimConfig = OptimConfig()
     calibration: CalibrationConfig = CalibrationConfig()
 

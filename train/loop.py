@@ -29,6 +29,7 @@ from dualkd.train.early_stopping import EarlyStopping
 from dualkd.train.history import StepRecord
 from dualkd.train.images import GoodImages
 from dualkd.train.objective import objective
+from dualkd.train.pseudo import PseudoAnomalies
 from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
 from tqdm import tqdm
@@ -48,13 +49,14 @@ class Loop:
         config: TrainConfig,
         detector: Detector,
         images: GoodImages,
+        pseudo: PseudoAnomalies,
         held_out: GoodImages | None,
         device: torch.device,
         ranks: Ranks,
     ) -> None:
         """`held_out`: the images to check on every training.check_every steps; None for no checks."""
         self._config, self._detector, self._device, self._ranks = config, detector, device, ranks
-        self._images, self._held_out = images, held_out
+        self._images, self._pseudo, self._held_out = images, pseudo, held_out
         self._settings = config.training
         self._parameters = [p for p in detector.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(
@@ -157,7 +159,8 @@ class Loop:
             share = len(images) / settings.batch
             torch.manual_seed(random_seed(settings.seed, TRAIN, self.step, number))
             with autocast(self._device, settings.used_precision):
-                total, parts = objective(self._config, self._detector, tokens, images, ramp)
+                spoilt = self._pseudo.draw(tokens, images)
+                total, parts = objective(self._config, self._detector, tokens, images, ramp, spoilt)
             self._scaler.scale(total * share).backward()  # type: ignore[no-untyped-call]
             names = list(parts)
             losses = losses + share * torch.stack([total.detach(), *parts.values()]).float()

@@ -2,17 +2,23 @@
 
 In image space a piece is pasted in from elsewhere (cut-paste, Li et al., CVPR 2021) or a texture is blended in
 under a Perlin-noise mask (Zavrtanik et al., DRAEM, ICCV 2021); the texture comes from other good frames, so no
-outside data is needed. In feature space tokens are jittered, or frames swap their class tokens. Knows frames
-and tokens; knows no student and no loss.
+outside data is needed. In feature space some patch tokens are jittered, and frames take each other's global
+tokens. Knows frames and tokens; knows no student's loss.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from dualkd.daemon.frames import Image
+from dualkd.train.config import TrainConfig
+from dualkd.train.detector import Detector
+from dualkd.train.frames import Frames
+from dualkd.train.images import GoodImages
 from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
 
@@ -26,16 +32,50 @@ PERLIN_CELLS = (2, 4, 8, 16)
 JITTER_SHARE = 0.2  # of a frame's tokens
 
 
-def make_pseudo_frames(frames: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` spoilt copies of good frames uint8 BGR (M, H, W, 3): their pixels alike, and masks (count, H, W).
+class Spoilt(NamedTuple):
+    """Pseudo-anomalous frames: what the teacher says of them, the pictures, and which patches are touched."""
+
+    tokens: TeacherTokens
+    images: Tensor  # normalised (B, 3, H, W)
+    touched: Tensor  # (B, N) bool
+
+
+class PseudoAnomalies:
+    """The pseudo-anomalies that go with a training run: a fixed set of spoilt frames, and tokens spoilt anew."""
+
+    def __init__(
+        self, config: TrainConfig, frames: Frames, detector: Detector, device: torch.device, cache_mib: int
+    ) -> None:
+        """`frames`: the good ones; `cache_mib`: memory for what the teacher says of the spoilt ones."""
+        self._config = config.pseudo
+        self._images: GoodImages | None = None
+        if config.pseudo.frames:
+            spoilt, masks = spoil_frames(frames, config.pseudo.frames, config.training.seed)
+            self._touched = touched_patches(masks, detector.grid)
+            self._images = GoodImages(spoilt, detector, device, config.training.used_precision, cache_mib)
+
+    def draw(self, tokens: TeacherTokens, images: Tensor) -> dict[str, Spoilt]:
+        """Pseudo-anomalies beside a batch of good frames, from torch's random state; empty if none are wanted."""
+        spoilt: dict[str, Spoilt] = {}
+        if self._images is not None:
+            drawn = torch.randint(len(self._images), (self._config.batch,))
+            for spoilt_tokens, spoilt_images in self._images.batches([drawn]):
+                touched = self._touched[drawn].to(images.device)
+                spoilt["frames"] = Spoilt(spoilt_tokens, spoilt_images, touched)
+        if self._config.jitter:
+            spoilt["tokens"] = spoil_tokens(tokens, images, self._config.jitter)
+        return spoilt
+
+
+def spoil_frames(frames: Frames, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`count` spoilt copies of good frames uint8 BGR (M, H, W, 3), alike in shape, and masks (count, H, W).
 
     Half are cut-paste, half texture; the same seed gives the same frames.
     """
     rng = np.random.default_rng(seed)
-    good = frames.numpy()
+    good, donors = (frames[torch.from_numpy(rng.integers(len(frames), size=count))].numpy() for _ in range(2))
     spoilt, masks = [], []
-    for index in range(count):
-        frame, donor = good[rng.integers(len(good))], good[rng.integers(len(good))]
+    for index, (frame, donor) in enumerate(zip(good, donors, strict=True)):
         image, mask = (cut_paste if index % 2 else blend_texture)(frame, donor, rng)
         spoilt.append(image)
         masks.append(mask)
@@ -86,22 +126,20 @@ def perlin(height: int, width: int, cells: int, rng: np.random.Generator) -> npt
     return np.asarray(top * (1 - fade_y) + bottom * fade_y)
 
 
-def patch_mask(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which patches a pixel mask (B, H, W) spoils: (B, h * w) bool, True where any pixel of the patch is."""
+def touched_patches(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which patches a pixel mask (B, H, W) touches: (B, h * w) bool."""
     cells = torch.nn.functional.adaptive_max_pool2d(masks[:, None].float(), grid)
     return cells.flatten(1) > 0
 
 
-def jitter_tokens(
-    tokens: TeacherTokens, strength: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Noise on a fifth of each frame's patch tokens: (B, G, N, D) anew, and which (B, N) were touched.
+def spoil_tokens(tokens: TeacherTokens, images: Tensor, strength: float) -> Spoilt:
+    """Good frames (B, 3, H, W) with noise on a fifth of their patch tokens and their neighbour's global tokens.
 
-    strength: length of the noise as a share of the token's own length.
+    strength: length of the noise as a share of the token's own. Draws from torch's random state.
     """
     patches = tokens.patch_tokens
     batch, _, count, width = patches.shape
-    touched = torch.rand(batch, count, generator=generator) < JITTER_SHARE
-    noise = torch.randn(patches.shape, generator=generator).to(patches) * (strength / width**0.5)
-    scaled = noise * patches.norm(dim=-1, keepdim=True) * touched.to(patches)[:, None, :, None]
-    return patches + scaled, touched.to(patches.device)
+    touched = torch.rand(batch, count, device=images.device) < JITTER_SHARE
+    noise = torch.randn_like(patches) * (strength / max(width, 1) ** 0.5)
+    noise = noise * patches.norm(dim=-1, keepdim=True) * touched[:, None, :, None]
+    return Spoilt(TeacherTokens(patches + noise, tokens.global_tokens.roll(1, 0)), images, touched)

@@ -35,6 +35,7 @@ from dualkd.train.distributed import Ranks
 from dualkd.train.history import LOG_NAME, History
 from dualkd.train.images import GoodImages, open_frames, split_dataset
 from dualkd.train.loop import Loop, micro_batches_fit
+from dualkd.train.pseudo import PseudoAnomalies
 from dualkd.train.report import plot_losses
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,12 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     images = GoodImages(frames, detector, device, settings.used_precision, settings.cache_mib)
     images.fit_beginnings(torch.Generator().manual_seed(settings.seed))
     checked: GoodImages | None = None
+    left_mib = settings.cache_mib - images.cached_mib
     if settings.check_every:
-        left_mib = settings.cache_mib - images.cached_mib
         checked = GoodImages(held_frames, detector, device, settings.used_precision, left_mib)
-    loop = Loop(config, detector, images, checked, device, ranks)
+        left_mib -= checked.cached_mib
+    pseudo = PseudoAnomalies(config, frames, detector, device, left_mib)
+    loop = Loop(config, detector, images, pseudo, checked, device, ranks)
     if resume:
         loop.load_state(load_resume(folder))
         log.info("resuming after step %d", loop.step)

@@ -21,6 +21,7 @@ from dualkd.train.early_stopping import EarlyStopping
 from dualkd.train.history import History, StepRecord
 from dualkd.train.images import GoodImages
 from dualkd.train.loop import Loop, learning_rate, micro_batches_fit, random_seed
+from dualkd.train.pseudo import PseudoAnomalies
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,8 @@ def make_loop(accumulate: int = 1, dropout: float = 0.0) -> tuple[Loop, Detector
     frames = torch.randint(0, 256, (9, 28, 42, 3), dtype=torch.uint8)
     images = GoodImages(frames, detector, CPU, "float32", 64)
     held_out = GoodImages(255 - frames[:3], detector, CPU, "float32", 64)
-    return Loop(config, detector, images, held_out, CPU, Ranks()), detector
+    pseudo = PseudoAnomalies(config, frames, detector, CPU, 64)
+    return Loop(config, detector, images, pseudo, held_out, CPU, Ranks()), detector
 
 
 def run(accumulate: int = 1, dropout: float = 0.0, drawn: int = 0) -> tuple[Loop, dict[str, torch.Tensor]]:

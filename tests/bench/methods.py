@@ -1,0 +1,295 @@
+"""Methods side by side on the same images and the same teacher tokens: ours, its parts, and two baselines.
+
+    python tests/bench/methods.py tests/bench/experiments/tile.yaml --set data.root=DIR --seeds 0,1,2 --out build/tile
+
+An experiment names a recipe and variants of it, each a list of overrides, and memories: nearest neighbours in a
+memory of good tokens (PatchCore's idea, Roth et al., CVPR 2022). Every result is appended to OUT/results.jsonl as
+soon as it is there; what is in it already is not computed again. The teacher looks at every image once, whatever
+the number of variants, seeds and classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import msgspec
+import numpy as np
+import torch
+from dualkd.configs.loader import load
+from dualkd.daemon.calibration import fit_calibration
+from dualkd.daemon.decision import noisy_or_hazard
+from dualkd.train.benchmarks import open_tasks
+from dualkd.train.checkpoint import build_detector
+from dualkd.train.config import TrainConfig
+from dualkd.train.datasets import GOOD, Sample, Task, read_mask
+from dualkd.train.detector import predict
+from dualkd.train.distributed import Ranks
+from dualkd.train.images import GoodImages, load_frames, split_dataset
+from dualkd.train.loop import Loop
+from dualkd.train.metrics import PixelHistogram, detection_metrics
+from dualkd.train.pixels import Normalise
+from dualkd.train.pseudo import PseudoAnomalies
+from dualkd.train.teacher import Teacher, TeacherTokens, make_teacher
+from dualkd.train.weights import load_weights
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+PIXEL_SIDE_PX = 256
+CPU = torch.device("cpu")
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A baseline: distance to the nearest of `size` good tokens, of a block or of the mean of several."""
+
+    blocks: list[int]
+    tokens: Literal["patch", "patch-mean", "class"] = "patch"  # patch: an image scores as its farthest patch
+    size: int = 10_000
+
+
+class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An experiment's file. `common` overrides the recipe for all variants."""
+
+    recipe: str
+    common: list[str] = []
+    variants: dict[str, list[str]] = {}
+    memories: dict[str, Memory] = {}
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One method on one task. Image AUROC; the students' alone where there are two; AUPRO where there are masks."""
+
+    method: str
+    seed: int
+    task: str
+    auroc: float
+    local: float | None = None
+    semantic: float | None = None
+    aupro: float | None = None
+    by_class: dict[str, float] = {}
+    seconds: float = 0.0
+
+
+class Remembered(nn.Module):
+    """A teacher that looks at no image twice. What it said is kept in half precision, as in training."""
+
+    def __init__(self, teacher: Teacher, memory: dict[bytes, list[Tensor]]) -> None:
+        super().__init__()
+        self.teacher, self.memory = teacher, memory
+
+    def forward(self, images: Tensor) -> TeacherTokens:
+        keys = [hashlib.blake2b(image.numpy().tobytes()).digest() for image in images]
+        new = [index for index, key in enumerate(keys) if key not in self.memory]
+        if new:
+            for index, *tokens in zip(new, *self.teacher(images[new]), strict=True):
+                self.memory[keys[index]] = [part.half() for part in tokens]
+        columns = zip(*(self.memory[key] for key in keys), strict=True)
+        return TeacherTokens(*(torch.stack(column).float() for column in columns))
+
+
+class Bench:
+    """The images of one task after another, and the teacher's memory of all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "results.jsonl"
+        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+        self.results = [msgspec.json.decode(line, type=Result) for line in lines]
+        self._tokens: dict[str, dict[bytes, list[Tensor]]] = {}
+
+    def has(self, method: str, seed: int, task: str) -> bool:
+        return any((r.method, r.seed, r.task) == (method, seed, task) for r in self.results)
+
+    def note(self, result: Result) -> None:
+        self.results.append(result)
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(result) + b"\n")
+        print(msgspec.json.encode(result).decode(), flush=True)
+
+    def remember(self, teacher: Teacher, *read: object) -> Remembered:
+        return Remembered(teacher, self._tokens.setdefault(repr((teacher.name, *read)), {}))
+
+    def run(self, name: str, config: TrainConfig, task: Task) -> Result:
+        """Train and score one variant as dualkd-train and dualkd-eval do."""
+        started = time.monotonic()
+        training, held_out = split_dataset(task.dataset, config)
+        size = (config.input.height, config.input.width)
+        torch.manual_seed(config.training.seed)
+        detector, _ = build_detector(config)
+        blocks = (config.students, config.local.blocks, config.semantic.blocks, config.semantic.grid)
+        detector.teacher = self.remember(detector.teacher, size, *blocks)
+        frames = load_frames(training, size)
+        images = GoodImages(frames, detector, CPU, "float32", config.training.cache_mib)
+        images.fit_beginnings(torch.Generator().manual_seed(config.training.seed))
+        held_frames = load_frames(held_out, size)
+        checked = (
+            GoodImages(held_frames, detector, CPU, "float32", 1 << 20)
+            if config.training.check_every
+            else None
+        )
+        pseudo = PseudoAnomalies(config, frames, detector, CPU, config.training.cache_mib)
+        loop = Loop(config, detector, images, pseudo, checked, CPU, Ranks())
+        for _ in loop.steps():
+            pass
+        if loop.early_stopping.best_weights is not None:
+            detector.load_student_state(loop.early_stopping.best_weights)
+        detector.eval()
+        images.fit_semantic_metric()
+        seconds = time.monotonic() - started
+        calibration = fit_calibration(
+            predict(detector, held_frames, CPU), config.calibration.false_reject_rate
+        )
+        test = task.dataset.test
+        raw = predict(detector, load_frames(test, size), CPU)
+        hazard = noisy_or_hazard(calibration, raw.d_local, raw.d_semantic)
+        both = raw.d_local is not None and raw.d_semantic is not None
+        return Result(
+            method=name,
+            seed=config.training.seed,
+            task=task.name,
+            auroc=image_auroc(test, hazard),
+            local=image_auroc(test, raw.d_local) if both else None,
+            semantic=image_auroc(test, raw.d_semantic) if both else None,
+            aupro=None if raw.anomaly_map is None else pixel_aupro(test, raw.anomaly_map),
+            by_class=auroc_by_class(test, hazard),
+            seconds=round(seconds, 1),
+        )
+
+    def run_memory(self, name: str, memory: Memory, config: TrainConfig, task: Task, seed: int) -> Result:
+        """Score with the nearest of a random choice of the training images' tokens, all good images used."""
+        started = time.monotonic()
+        size = (config.input.height, config.input.width)
+        state, _ = load_weights(config.teacher.name, config.teacher.weights)
+        patches = memory.tokens == "patch"
+        teacher = make_teacher(
+            config.teacher.name, size, memory.blocks if patches else [], [] if patches else memory.blocks, 1
+        )
+        teacher.load(state)
+        seen = self.remember(teacher, size, memory.tokens == "patch", memory.blocks)
+        see = Normalise(teacher.mean, teacher.std)
+
+        def tokens(samples: Sequence[Sample]) -> Tensor:
+            parts = []
+            for frames in tqdm(torch.split(load_frames(samples, size), 8), desc="memory", disable=None):
+                with torch.inference_mode():
+                    patch, whole = seen(see(frames))
+                part = (
+                    patch.mean(1)
+                    if patches
+                    else whole[:, :, int(memory.tokens == "patch-mean")].mean(1)[:, None]
+                )
+                parts.append(normalize(part, dim=-1))
+            return torch.cat(parts)  # (M, N, D)
+
+        good = tokens(task.dataset.train).flatten(0, 1)
+        chosen = torch.randperm(len(good), generator=torch.Generator().manual_seed(seed))[: memory.size]
+        test = task.dataset.test
+        nearest = [1 - (part @ good[chosen].t()).amax(-1) for part in torch.split(tokens(test), 8)]
+        distances = torch.cat(nearest)  # (M, N)
+        score = distances.amax(1).numpy()
+        maps = distances.view(-1, *teacher.grid).numpy() if patches else None
+        return Result(
+            method=name,
+            seed=seed,
+            task=task.name,
+            auroc=image_auroc(test, score),
+            aupro=None if maps is None else pixel_aupro(test, maps),
+            by_class=auroc_by_class(test, score),
+            seconds=round(time.monotonic() - started, 1),
+        )
+
+
+def image_auroc(samples: Sequence[Sample], scores: np.ndarray) -> float:
+    truth = np.array([sample.kind != GOOD for sample in samples])
+    return detection_metrics(truth, scores)["auroc"]
+
+
+def auroc_by_class(samples: Sequence[Sample], scores: np.ndarray) -> dict[str, float]:
+    """Of several products in one model, each product's own."""
+    names = np.array([sample.category for sample in samples])
+    if len(set(names)) < 2:
+        return {}
+    return {
+        str(name): image_auroc([s for s in samples if s.category == name], scores[names == name])
+        for name in sorted(set(names))
+    }
+
+
+def pixel_aupro(samples: Sequence[Sample], maps: np.ndarray) -> float | None:
+    """Over all products alike, each with its own histogram."""
+    values = []
+    for category in sorted({sample.category for sample in samples}):
+        rows = [i for i, s in enumerate(samples) if s.category == category and (s.kind == GOOD or s.mask)]
+        if not any(samples[i].mask for i in rows):
+            continue
+        histogram = PixelHistogram(float(maps[rows].min()), float(maps[rows].max()))
+        side = (PIXEL_SIDE_PX, PIXEL_SIDE_PX)
+        for row in rows:
+            histogram.add(read_mask(samples[row], side), cv2.resize(maps[row], side))
+        values.append(histogram.aupro())
+    return float(np.mean(values)) if values else None
+
+
+def summary(results: Sequence[Result]) -> str:
+    """A Markdown table: a row a method, its means over tasks, and over seeds the mean and its spread."""
+    lines = [
+        "| method | image AUROC | local alone | semantic alone | AUPRO | training s |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for method in dict.fromkeys(result.method for result in results):
+        of_method = [result for result in results if result.method == method]
+        cells = []
+        for column in ("auroc", "local", "semantic", "aupro"):
+            seeds: dict[int, list[float]] = {}
+            for result in of_method:
+                value = (
+                    float(np.mean([*result.by_class.values()]))
+                    if column == "auroc" and result.by_class
+                    else getattr(result, column)
+                )
+                if value is not None:
+                    seeds.setdefault(result.seed, []).append(100 * value)
+            means = [float(np.mean(values)) for values in seeds.values()]
+            spread = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+            cells.append(f"{np.mean(means):.2f}{spread}" if means else "")
+        seconds = sum(result.seconds for result in of_method) / len({result.seed for result in of_method})
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--only", help="these methods, by comma")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    experiment = load(options.experiment, Experiment, [])
+    overrides = [*experiment.common, *options.set]
+    wanted = options.only.split(",") if options.only else [*experiment.memories, *experiment.variants]
+    base = load(Path(experiment.recipe), TrainConfig, overrides)
+    bench = Bench(options.out)
+    for task in open_tasks(base.data):
+        for seed in map(int, options.seeds.split(",")):
+            for name in (name for name in wanted if not bench.has(name, seed, task.name)):
+                if name in experiment.memories:
+                    bench.note(bench.run_memory(name, experiment.memories[name], base, task, seed))
+                else:
+                    chosen = [*overrides, *experiment.variants[name], f"training.seed={seed}"]
+                    bench.note(bench.run(name, load(Path(experiment.recipe), TrainConfig, chosen), task))
+    table = summary([result for result in bench.results if result.method in wanted])
+    (options.out / "table.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
