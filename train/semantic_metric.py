@@ -10,7 +10,6 @@ names no score beyond the distance itself.
 from __future__ import annotations
 
 import torch
-from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Tensor, nn
 
 RANK = 384  # directions of a vector that have a variance of their own; all others share one
@@ -75,14 +74,22 @@ class Whitening(nn.Module):
         shrunk towards a multiple of the identity as Ledoit and Wolf (2004) find best for M images: the fewer
         there are, the more the metric is a plain distance.
         """
+        vectors = vectors.double()
         count, dimensions = vectors.shape
-        rank = min(self.directions.shape[1], count)
-        shrinkage = ledoit_wolf_shrinkage(vectors.double().numpy(), assume_centered=True)
-        _, singular, rows = torch.linalg.svd(vectors.double(), full_matrices=False)
-        variances = singular.square() / count
-        even = variances.sum() / dimensions
+        lengths = vectors.square().sum(1)
+        even = (lengths.mean() / dimensions).clamp(min=1e-12)  # variance of a direction, were all alike
+        if count < dimensions:  # the smaller of the two matrices has all that is needed
+            squares, left_vectors = torch.linalg.eigh(vectors @ vectors.t())
+            rows = (vectors.t() @ left_vectors) / squares.clamp(min=1e-30).sqrt()
+        else:
+            squares, rows = torch.linalg.eigh(vectors.t() @ vectors)
+        variances, rows = squares.clamp(min=0).flip(0) / count, rows.flip(1)  # largest first
+        total = variances.square().sum()
+        noise = (lengths.square().mean() - total) / count
+        shrinkage = (noise / (total - dimensions * even**2).clamp(min=1e-30)).clamp(1e-6, 1)
+        rank = min(self.directions.shape[1], int((variances > 1e-9 * variances[0]).sum()))
         self.directions.zero_()
-        self.directions[:, :rank] = rows[:rank].t()
+        self.directions[:, :rank] = rows[:, :rank]
         self.precision.fill_(1.0)
         self.precision[:rank] = 1 / ((1 - shrinkage) * variances[:rank] + shrinkage * even)
         if rank == dimensions:

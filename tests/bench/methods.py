@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -273,6 +274,7 @@ def main() -> None:
     parser.add_argument("--only", help="these methods, by comma")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     experiment = load(options.experiment, Experiment, [])
     overrides = [*experiment.common, *options.set]
     wanted = options.only.split(",") if options.only else [*experiment.memories, *experiment.variants]
