@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -157,21 +158,43 @@ def test_two_processes_train_what_one_does_in_two_micro_batches(
     assert read_log(tmp_path / "one", columns) == read_log(tmp_path / "two", columns)
 
 
-def test_processes_that_train_together_end_together(small_config: Path, tmp_path: Path) -> None:
-    """Ctrl-C that reaches one of them saves the run; when one is killed, none is left waiting."""
-    run, settings = tmp_path / "run", training("steps=200", "save_every_s=1000")
-    for sent, arguments, words in (
-        (signal.SIGINT, [], "go on with --resume"),
-        (signal.SIGKILL, ["--resume"], "another process of this training ended"),
-    ):
-        process = start_training(small_config, run, *settings, *arguments, ranks=2)
-        wait_for_step(process, "resuming after step" if arguments else "step 20 of 200")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[1]), sent)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode != 0
-        assert words in errors
-        assert 20 <= read_run(run).steps_done < 200
+def test_an_interrupt_of_one_process_saves_for_all(small_config: Path, tmp_path: Path) -> None:
+    """Ctrl-C that reaches only the second of them: both stop after the same step, and torchrun goes on from there."""
+    run, settings = tmp_path / "run", training("steps=100", "save_every_s=1000")
+    process = start_training(small_config, run, *settings, ranks=2)
+    wait_for_step(process, "step 10 of 100")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert 10 <= read_run(run).steps_done < 100
+    resumed = start_training(small_config, run, *settings, "--resume", ranks=2)
+    _, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    assert "resuming after step" in errors
+    assert read_log(run, ["step"]) == [(str(step),) for step in range(1, 101)]
+
+
+def test_a_process_whose_partner_is_killed_ends_by_itself(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without torchrun to end it: it does not wait for ever, and says what happened."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port)), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    processes = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        processes.append(start_training(small_config, tmp_path / "run", *training("steps=5000")))
+    first, second = processes
+    wait_for_step(first, "the teacher encodes")
+    second.kill()
+    second.communicate(timeout=120)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 1, errors
+    assert "dualkd-train: another process of this training ended" in errors
 
 
 def test_a_finished_run_is_not_overwritten_by_accident(
