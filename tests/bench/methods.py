@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import msgspec
@@ -36,7 +36,7 @@ from dualkd.train.loop import Loop
 from dualkd.train.metrics import PixelHistogram, detection_metrics
 from dualkd.train.pixels import Normalise
 from dualkd.train.pseudo import PseudoAnomalies
-from dualkd.train.teacher import Teacher, TeacherTokens, make_teacher
+from dualkd.train.teacher import Teacher, make_teacher
 from dualkd.train.weights import load_weights
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -78,31 +78,45 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Remembered(nn.Module):
-    """A teacher that looks at no image twice. What it said is kept in half precision, as in training."""
+    """A vision transformer that looks at no image twice; what its blocks said is kept in half precision."""
 
-    def __init__(self, teacher: Teacher, memory: dict[bytes, list[Tensor]]) -> None:
+    def __init__(self, teacher: Teacher, blocks: Sequence[int]) -> None:
         super().__init__()
-        self.teacher, self.memory = teacher, memory
+        self.network, self.blocks = teacher.network, list(blocks)
+        self.patch_embed = teacher.network.patch_embed
+        self._said: dict[bytes, dict[int, tuple[Tensor, Tensor]]] = {}
 
-    def forward(self, images: Tensor) -> TeacherTokens:
+    def forward_intermediates(
+        self, images: Tensor, indices: Sequence[int], **options: Any
+    ) -> list[tuple[Tensor, Tensor]]:
         keys = [hashlib.blake2b(image.numpy().tobytes()).digest() for image in images]
-        new = [index for index, key in enumerate(keys) if key not in self.memory]
+        new = [index for index, key in enumerate(keys) if key not in self._said]
         if new:
-            for index, *tokens in zip(new, *self.teacher(images[new]), strict=True):
-                self.memory[keys[index]] = [part.half() for part in tokens]
-        columns = zip(*(self.memory[key] for key in keys), strict=True)
-        return TeacherTokens(*(torch.stack(column).float() for column in columns))
+            levels = self.network.forward_intermediates(images[new], indices=self.blocks, **options)
+            for row, index in enumerate(new):
+                kept = [(patches[row].half(), prefix[row].half()) for patches, prefix in levels]
+                self._said[keys[index]] = dict(zip(self.blocks, kept, strict=True))
+        return [
+            (
+                torch.stack([self._said[key][block][0] for key in keys]).float(),
+                torch.stack([self._said[key][block][1] for key in keys]).float(),
+            )
+            for block in indices
+        ]
 
 
 class Bench:
-    """The images of one task after another, and the teacher's memory of all of them."""
+    """Results so far, and one teacher for all methods."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: TrainConfig, blocks: Sequence[int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "results.jsonl"
         lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         self.results = [msgspec.json.decode(line, type=Result) for line in lines]
-        self._tokens: dict[str, dict[bytes, list[Tensor]]] = {}
+        state, _ = load_weights(config.teacher.name, config.teacher.weights)
+        teacher = make_teacher(config.teacher.name, (config.input.height, config.input.width), blocks, [])
+        teacher.load(state)
+        self._network = Remembered(teacher, blocks)
 
     def has(self, method: str, seed: int, task: str) -> bool:
         return any((r.method, r.seed, r.task) == (method, seed, task) for r in self.results)
@@ -113,9 +127,6 @@ class Bench:
             file.write(msgspec.json.encode(result) + b"\n")
         print(msgspec.json.encode(result).decode(), flush=True)
 
-    def remember(self, teacher: Teacher, *read: object) -> Remembered:
-        return Remembered(teacher, self._tokens.setdefault(repr((teacher.name, *read)), {}))
-
     def run(self, name: str, config: TrainConfig, task: Task) -> Result:
         """Train and score one variant as dualkd-train and dualkd-eval do."""
         started = time.monotonic()
@@ -123,8 +134,7 @@ class Bench:
         size = (config.input.height, config.input.width)
         torch.manual_seed(config.training.seed)
         detector, _ = build_detector(config)
-        blocks = (config.students, config.local.blocks, config.semantic.blocks, config.semantic.grid)
-        detector.teacher = self.remember(detector.teacher, size, *blocks)
+        detector.teacher.network = self._network
         frames = load_frames(training, size)
         images = GoodImages(frames, detector, CPU, "float32", config.training.cache_mib)
         images.fit_beginnings(torch.Generator().manual_seed(config.training.seed))
@@ -166,20 +176,17 @@ class Bench:
         """Score with the nearest of a random choice of the training images' tokens, all good images used."""
         started = time.monotonic()
         size = (config.input.height, config.input.width)
-        state, _ = load_weights(config.teacher.name, config.teacher.weights)
         patches = memory.tokens == "patch"
-        teacher = make_teacher(
-            config.teacher.name, size, memory.blocks if patches else [], [] if patches else memory.blocks, 1
-        )
-        teacher.load(state)
-        seen = self.remember(teacher, size, memory.tokens == "patch", memory.blocks)
+        read = (memory.blocks, []) if patches else ([], memory.blocks)
+        teacher = make_teacher(config.teacher.name, size, *read, semantic_grid=1)
+        teacher.network = self._network
         see = Normalise(teacher.mean, teacher.std)
 
         def tokens(samples: Sequence[Sample]) -> Tensor:
             parts = []
             for frames in tqdm(torch.split(load_frames(samples, size), 8), desc="memory", disable=None):
                 with torch.inference_mode():
-                    patch, whole = seen(see(frames))
+                    patch, whole = teacher(see(frames))
                 part = (
                     patch.mean(1)
                     if patches
@@ -279,7 +286,11 @@ def main() -> None:
     overrides = [*experiment.common, *options.set]
     wanted = options.only.split(",") if options.only else [*experiment.memories, *experiment.variants]
     base = load(Path(experiment.recipe), TrainConfig, overrides)
-    bench = Bench(options.out)
+    blocks = {block for memory in experiment.memories.values() for block in memory.blocks}
+    for overriding in experiment.variants.values():
+        config = load(Path(experiment.recipe), TrainConfig, [*overrides, *overriding])
+        blocks |= {*config.local.blocks, *config.semantic.blocks}
+    bench = Bench(options.out, base, sorted(blocks))
     for task in open_tasks(base.data):
         for seed in map(int, options.seeds.split(",")):
             for name in (name for name in wanted if not bench.has(name, seed, task.name)):
