@@ -15,6 +15,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from dualkd.daemon.calibration import fit_calibration
 from dualkd.daemon.decision import noisy_or_hazard
 from dualkd.train.benchmarks import open_tasks
 from dualkd.train.checkpoint import build_detector
-from dualkd.train.config import TrainConfig
+from dualkd.train.config import Protocol, TrainConfig
 from dualkd.train.datasets import GOOD, Sample, Task, read_mask
 from dualkd.train.detector import predict
 from dualkd.train.distributed import Ranks
@@ -55,9 +56,10 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An experiment's file. `common` overrides the recipe for all variants."""
+    """An experiment's file. `common` overrides the recipe for all variants; `protocols` are run one after another."""
 
     recipe: str
+    protocols: list[Protocol] = []
     common: list[str] = []
     variants: dict[str, list[str]] = {}
     memories: dict[str, Memory] = {}
@@ -291,15 +293,19 @@ def main() -> None:
         config = load(Path(experiment.recipe), TrainConfig, [*overrides, *overriding])
         blocks |= {*config.local.blocks, *config.semantic.blocks}
     bench = Bench(options.out, base, sorted(blocks))
-    for task in open_tasks(base.data):
-        for seed in map(int, options.seeds.split(",")):
-            for name in (name for name in wanted if not bench.has(name, seed, task.name)):
+    for protocol in experiment.protocols or [base.data.protocol]:
+        suffix = f", {protocol}" if len(experiment.protocols) > 1 else ""
+        for task in open_tasks(msgspec.structs.replace(base.data, protocol=protocol)):
+            for seed, name in product(map(int, options.seeds.split(",")), wanted):
+                if bench.has(name + suffix, seed, task.name):
+                    continue
                 if name in experiment.memories:
-                    bench.note(bench.run_memory(name, experiment.memories[name], base, task, seed))
-                else:
-                    chosen = [*overrides, *experiment.variants[name], f"training.seed={seed}"]
-                    bench.note(bench.run(name, load(Path(experiment.recipe), TrainConfig, chosen), task))
-    table = summary([result for result in bench.results if result.method in wanted])
+                    bench.note(bench.run_memory(name + suffix, experiment.memories[name], base, task, seed))
+                    continue
+                chosen = [*overrides, *experiment.variants[name], f"training.seed={seed}"]
+                config = load(Path(experiment.recipe), TrainConfig, chosen)
+                bench.note(bench.run(name + suffix, config, task))
+    table = summary(bench.results)
     (options.out / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
 
