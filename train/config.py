@@ -88,10 +88,10 @@ class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The encoder-decoder student."""
 
     blocks: Annotated[list[Index], Meta(min_length=2)] = msgspec.field(  # of the teacher, from 0
-        default_factory=lambda: [2, 3, 4, 5, 6, 7, 8, 9]
+        default_factory=lambda: [5, 6, 7, 8]
     )
-    prototypes: Index = 0  # size of the memory of good tokens; 0 for a bottleneck MLP instead
-    depth: Count = 8  # decoder blocks
+    prototypes: Index = 2048  # size of the memory of good tokens; 0 for a bottleneck MLP instead
+    depth: Count = 2  # decoder blocks
     heads: Count = 6
     dropout: Rate = 0.2  # in the bottleneck
     hard_mining: Rate = 0.9  # share of easy tokens whose gradient is damped at the end of the ramp
@@ -106,11 +106,11 @@ class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The encoder-encoder student: a ViT from scratch that reproduces the teacher's global tokens."""
 
-    blocks: Annotated[list[Index], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [8, 9])
+    blocks: Annotated[list[Index], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [7, 8])
     grid: Index = 4  # with each class token the means of the patches over so many cells a side; 0 for none
-    depth: Count = 12
-    width: Count = 384
-    heads: Count = 6
+    depth: Count = 4
+    width: Count = 192
+    heads: Count = 3
     side: Count | None = None  # its own square input in pixels; None for the model's input
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ class PseudoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class OptimConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long, how fast and on what to train."""
 
-    steps: Count = 10_000
+    steps: Count = 2_000
     batch: Count = 16  # images a step, over all processes and micro-batches
     accumulate: Count = 1  # micro-batches a step, one after the other in each process
     learning_rate: Positive = 2e-3
@@ -173,7 +173,7 @@ class OptimConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     cache_mib: Index = 4096  # memory for teacher tokens; if they need more they are encoded anew each time
     images_mib: Index = 8192  # memory for images at model size; if they need more they are decoded each time
     save_every_s: Annotated[float, Meta(ge=0)] = 60.0  # seconds between saved states; 0 for after every step
-    check_every: Index = 0  # steps between checks on the held-out images; 0 for none, and no early stopping
+    check_every: Index = 100  # steps between checks on the held-out images; 0 for none, and no early stopping
     patience: Count = 5  # checks without improvement that end training
 
     def __post_init__(self) -> None:
