@@ -51,7 +51,7 @@ def small_config(tmp_path_factory: pytest.TempPathFactory, good_images: Path, te
         "data": {"root": str(good_images), "hold_out": 0.5},
         "input": {"height": 56, "width": 84},
         "teacher": {"name": TEACHER, "weights": str(teacher_weights)},
-        "local": {"blocks": [0, 1, 2, 3], "depth": 2},
+        "local": {"blocks": [0, 1, 2, 3], "prototypes": 0, "depth": 2},
         "semantic": {"blocks": [3], "grid": 2, "depth": 1, "width": 48, "heads": 3, "side": 42},
         "training": {"steps": 12, "batch": 4, "warmup": 2, "device": "cpu"},
         "calibration": {"false_reject_rate": 0.1},

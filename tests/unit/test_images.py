@@ -92,7 +92,7 @@ def test_batches_come_in_the_order_of_the_schedule_however_images_and_tokens_are
         data=DataConfig(root="x"),
         students="local",
         input=InputConfig(height=28, width=42),
-        local=LocalConfig(blocks=[0, 1], depth=2),
+        local=LocalConfig(blocks=[0, 1], prototypes=0, depth=2),
     )
     detector = Detector(settings).eval()
     schedule = [torch.tensor(indices) for indices in ([3], [0, 6], [3, 1], [5], [2, 2, 2], [4])]

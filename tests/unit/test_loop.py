@@ -32,7 +32,7 @@ def make_loop(accumulate: int = 1, dropout: float = 0.0) -> tuple[Loop, Detector
         run="unused",
         data=DataConfig(root="x"),
         input=InputConfig(height=28, width=42),
-        local=LocalConfig(blocks=[0, 1], depth=2, dropout=dropout, hard_mining=0),
+        local=LocalConfig(blocks=[0, 1], prototypes=0, depth=2, dropout=dropout, hard_mining=0),
         semantic=SemanticConfig(blocks=[1], grid=2, depth=1, width=24, heads=3, side=28),
         training=OptimConfig(
             steps=4,

@@ -15,7 +15,7 @@ def config(students: str = "both") -> TrainConfig:
         data=DataConfig(root="unused"),
         students=students,  # type: ignore[arg-type]
         input=InputConfig(height=42, width=56),
-        local=LocalConfig(blocks=[0, 1, 2], depth=2),
+        local=LocalConfig(blocks=[0, 1, 2], prototypes=0, depth=2),
         semantic=SemanticConfig(blocks=[1, 3], grid=2, depth=2, width=48, heads=3, side=28),
     )
 

@@ -24,7 +24,7 @@ def config(**changes: Any) -> TrainConfig:
             "data": {"root": "unused"},
             "students": "local",
             "input": {"height": 56, "width": 84},
-            "local": {"blocks": [0, 1], "depth": 2, "dropout": 0.0, "hard_mining": 0.5},
+            "local": {"blocks": [0, 1], "prototypes": 0, "depth": 2, "dropout": 0.0, "hard_mining": 0.5},
             "semantic": {"blocks": [1], "grid": 2, "depth": 1, "width": 48, "heads": 3, "side": 56},
             "objective": {"local": 3.0, "semantic": 0.5},
             **changes,

@@ -84,7 +84,7 @@ def train_beside(frames: torch.Tensor, weight: float) -> dict[str, torch.Tensor]
         run="unused",
         data=DataConfig(root="x"),
         input=InputConfig(height=56, width=84),
-        local=LocalConfig(blocks=[0, 1], depth=2),
+        local=LocalConfig(blocks=[0, 1], prototypes=0, depth=2),
         semantic=SemanticConfig(blocks=[1], grid=2, depth=1, width=24, heads=3, side=28),
         pseudo=PseudoConfig(frames=4, batch=4, jitter=0.5, weight=weight),
         training=OptimConfig(device="cpu"),
