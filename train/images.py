@@ -1,4 +1,4 @@
-"""Good images as training needs them: split, at model size, read ahead, and with the teacher's tokens at hand.
+"""Images as training needs them: split, at model size, read ahead, and with the teacher's tokens at hand.
 
 Knows which images train and which calibrate, and keeps what the frozen teacher says of them. Does not train.
 """
@@ -90,8 +90,8 @@ def open_frames(groups: Sequence[Sequence[Sample]], size: tuple[int, int], limit
     return [load_frames(group, size) for group in groups]
 
 
-class GoodImages:
-    """Good images with what the frozen teacher says of them, kept where it fits in memory.
+class EncodedImages:
+    """Images with what the frozen teacher says of them, kept where it fits in memory.
 
     Nothing random comes before the teacher, so its tokens are the same at every step.
     """

@@ -27,7 +27,7 @@ from dualkd.train.detector import ENCODE_BATCH, Detector, autocast
 from dualkd.train.distributed import Ranks
 from dualkd.train.early_stopping import EarlyStopping
 from dualkd.train.history import StepRecord
-from dualkd.train.images import GoodImages
+from dualkd.train.images import EncodedImages
 from dualkd.train.objective import objective
 from dualkd.train.pseudo import PseudoAnomalies
 from dualkd.train.teacher import TeacherTokens
@@ -48,9 +48,9 @@ class Loop:
         self,
         config: TrainConfig,
         detector: Detector,
-        images: GoodImages,
+        images: EncodedImages,
         pseudo: PseudoAnomalies,
-        held_out: GoodImages | None,
+        held_out: EncodedImages | None,
         device: torch.device,
         ranks: Ranks,
     ) -> None:
@@ -81,9 +81,8 @@ class Loop:
                 record = self._run_step(batches)
                 bar.set_postfix({name: f"{value:.4f}" for name, value in self.losses.items()}, refresh=False)
                 bar.update()
-                if (
-                    bar.disable and self.step % max(1, total // 10) == 0
-                ):  # no terminal: progress goes to the log
+                # without a terminal progress goes to the log
+                if bar.disable and self.step % max(1, total // 10) == 0:
                     log.info("step %d of %d: %s", self.step, total, self.losses)
                 yield record
 
@@ -187,14 +186,22 @@ class Loop:
         return mean
 
 
-def micro_batches_fit(settings: OptimConfig, ranks: Ranks) -> None:
-    """Raise ConfigError if a step's batch is too small to be cut into so many micro-batches."""
-    least = ranks.size * settings.accumulate
+def micro_batches_fit(config: TrainConfig, ranks: Ranks) -> None:
+    """Raise ConfigError if a step's batch is too small to be cut into so many micro-batches.
+
+    Each holds an image or more; two where frames take each other's global tokens (pseudo.jitter), since an
+    image by itself would be its own pseudo-anomaly.
+    """
+    settings = config.training
+    swaps = config.pseudo.jitter > 0 and config.students != "local"
+    least = ranks.size * settings.accumulate * (2 if swaps else 1)
     if settings.batch < least:
         raise ConfigError(
             [
                 f"training.batch: got {settings.batch}, must be {least} or more for {ranks.size} processes "
                 f"with training.accumulate {settings.accumulate}"
+                + ", two images each for pseudo.jitter"
+                * swaps
             ]
         )
 

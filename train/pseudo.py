@@ -18,7 +18,7 @@ from dualkd.daemon.frames import Image
 from dualkd.train.config import TrainConfig
 from dualkd.train.detector import Detector
 from dualkd.train.frames import Frames
-from dualkd.train.images import GoodImages
+from dualkd.train.images import EncodedImages
 from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
 
@@ -48,20 +48,20 @@ class PseudoAnomalies:
     ) -> None:
         """`frames`: the good ones; `cache_mib`: memory for what the teacher says of the spoilt ones."""
         self._config = config.pseudo
-        self._images: GoodImages | None = None
+        self._images: EncodedImages | None = None
         if config.pseudo.frames:
             spoilt, masks = spoil_frames(frames, config.pseudo.frames, config.training.seed)
             self._touched = touched_patches(masks, detector.grid)
-            self._images = GoodImages(spoilt, detector, device, config.training.used_precision, cache_mib)
+            self._images = EncodedImages(spoilt, detector, device, config.training.used_precision, cache_mib)
 
     def draw(self, tokens: TeacherTokens, images: Tensor) -> dict[str, Spoilt]:
         """Pseudo-anomalies beside a batch of good frames, from torch's random state; empty if none are wanted."""
         spoilt: dict[str, Spoilt] = {}
         if self._images is not None:
             drawn = torch.randint(len(self._images), (self._config.batch,))
-            for spoilt_tokens, spoilt_images in self._images.batches([drawn]):
-                touched = self._touched[drawn].to(images.device)
-                spoilt["frames"] = Spoilt(spoilt_tokens, spoilt_images, touched)
+            ((spoilt_tokens, spoilt_images),) = self._images.batches([drawn])
+            touched = self._touched[drawn].to(images.device)
+            spoilt["frames"] = Spoilt(spoilt_tokens, spoilt_images, touched)
         if self._config.jitter:
             spoilt["tokens"] = spoil_tokens(tokens, images, self._config.jitter)
         return spoilt
@@ -89,9 +89,9 @@ def cut_paste(frame: Image, donor: Image, rng: np.random.Generator) -> tuple[Ima
     aspect = np.exp(rng.uniform(*np.log(PASTE_ASPECT)))
     h = int(np.clip(np.sqrt(area / aspect), 2, height // 2))
     w = int(np.clip(np.sqrt(area * aspect), 2, width // 2))
-    top, bottom = rng.integers(0, height - h, 2)
-    left, right = rng.integers(0, width - w, 2)
-    piece = donor[bottom : bottom + h, right : right + w].astype(np.float32)
+    top, donor_top = rng.integers(0, height - h, 2)
+    left, donor_left = rng.integers(0, width - w, 2)
+    piece = donor[donor_top : donor_top + h, donor_left : donor_left + w].astype(np.float32)
     image, mask = frame.copy(), np.zeros((height, width), bool)
     image[top : top + h, left : left + w] = np.clip(piece * rng.uniform(0.7, 1.3), 0, 255).astype(np.uint8)
     mask[top : top + h, left : left + w] = True
@@ -135,11 +135,12 @@ def touched_patches(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 def spoil_tokens(tokens: TeacherTokens, images: Tensor, strength: float) -> Spoilt:
     """Good frames (B, 3, H, W) with noise on a fifth of their patch tokens and their neighbour's global tokens.
 
-    strength: length of the noise as a share of the token's own. Draws from torch's random state.
+    strength: length of the noise as a share of the token's own. Draws from torch's random state. A frame alone
+    keeps its global tokens, so a semantic student needs two frames or more.
     """
     patches = tokens.patch_tokens
     batch, _, count, width = patches.shape
     touched = torch.rand(batch, count, device=images.device) < JITTER_SHARE
-    noise = torch.randn_like(patches) * (strength / max(width, 1) ** 0.5)
+    noise = torch.randn_like(patches) * (strength / width**0.5)
     noise = noise * patches.norm(dim=-1, keepdim=True) * touched[:, None, :, None]
     return Spoilt(TeacherTokens(patches + noise, tokens.global_tokens.roll(1, 0)), images, touched)

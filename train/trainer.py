@@ -33,7 +33,7 @@ from dualkd.train.config import OptimConfig, TrainConfig
 from dualkd.train.detector import predict
 from dualkd.train.distributed import Ranks
 from dualkd.train.history import LOG_NAME, History
-from dualkd.train.images import GoodImages, open_frames, split_dataset
+from dualkd.train.images import EncodedImages, open_frames, split_dataset
 from dualkd.train.loop import Loop, micro_batches_fit
 from dualkd.train.pseudo import PseudoAnomalies
 from dualkd.train.report import plot_losses
@@ -54,7 +54,7 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     Raises ConfigError, DataError, WeightsError, RunError, CalibrationError, RankError.
     """
     folder, settings = Path(config.run), config.training
-    micro_batches_fit(settings, ranks)
+    micro_batches_fit(config, ranks)
     device = ranks.device(settings.device)
     dataset = open_task(config.data).dataset
     training, held_out = split_dataset(dataset, config)
@@ -73,12 +73,12 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     detector, teacher = build_detector(config, before.teacher if before else None)
     detector.to(device)
     started = time.monotonic() - (before.seconds if before else 0.0)
-    images = GoodImages(frames, detector, device, settings.used_precision, settings.cache_mib)
+    images = EncodedImages(frames, detector, device, settings.used_precision, settings.cache_mib)
     images.fit_beginnings(torch.Generator().manual_seed(settings.seed))
-    checked: GoodImages | None = None
+    checked: EncodedImages | None = None
     left_mib = settings.cache_mib - images.cached_mib
     if settings.check_every:
-        checked = GoodImages(held_frames, detector, device, settings.used_precision, left_mib)
+        checked = EncodedImages(held_frames, detector, device, settings.used_precision, left_mib)
         left_mib -= checked.cached_mib
     pseudo = PseudoAnomalies(config, frames, detector, device, left_mib)
     loop = Loop(config, detector, images, pseudo, checked, device, ranks)
@@ -145,9 +145,8 @@ def _run_steps(
                 save()
                 saved = time.monotonic()
             if stopped:
-                ranks.meet(
-                    device
-                )  # torchrun ends the first rank, which saves, as soon as another one is gone
+                # torchrun ends the first rank, which saves, as soon as another one is gone
+                ranks.meet(device)
                 raise TrainingStopped(
                     f"stopped after step {record.step} of {settings.steps}; go on with --resume"
                 )

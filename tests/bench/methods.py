@@ -32,7 +32,7 @@ from dualkd.train.config import Protocol, TrainConfig
 from dualkd.train.datasets import GOOD, Sample, Task, read_mask
 from dualkd.train.detector import predict
 from dualkd.train.distributed import Ranks
-from dualkd.train.images import GoodImages, load_frames, split_dataset
+from dualkd.train.images import EncodedImages, load_frames, split_dataset
 from dualkd.train.loop import Loop
 from dualkd.train.metrics import PixelHistogram, detection_metrics
 from dualkd.train.pixels import Normalise
@@ -138,11 +138,11 @@ class Bench:
         detector, _ = build_detector(config)
         detector.teacher.network = self._network
         frames = load_frames(training, size)
-        images = GoodImages(frames, detector, CPU, "float32", config.training.cache_mib)
+        images = EncodedImages(frames, detector, CPU, "float32", config.training.cache_mib)
         images.fit_beginnings(torch.Generator().manual_seed(config.training.seed))
         held_frames = load_frames(held_out, size)
         checked = (
-            GoodImages(held_frames, detector, CPU, "float32", 1 << 20)
+            EncodedImages(held_frames, detector, CPU, "float32", 1 << 20)
             if config.training.check_every
             else None
         )

@@ -11,7 +11,7 @@ import torch
 from dualkd.train.config import DataConfig, InputConfig, LocalConfig, OptimConfig, TrainConfig
 from dualkd.train.datasets import DataError, Dataset, Sample
 from dualkd.train.detector import Detector
-from dualkd.train.images import GoodImages, load_frames, open_frames, split_dataset, split_held_out
+from dualkd.train.images import EncodedImages, load_frames, open_frames, split_dataset, split_held_out
 
 SAMPLES = [Sample(f"{index}", Path("x"), "good", index=index) for index in range(20)]
 
@@ -98,9 +98,9 @@ def test_batches_come_in_the_order_of_the_schedule_however_images_and_tokens_are
     schedule = [torch.tensor(indices) for indices in ([3], [0, 6], [3, 1], [5], [2, 2, 2], [4])]
     size, device = (28, 42), torch.device("cpu")
     frames = load_frames(pictures, size)
-    kept = GoodImages(frames, detector, device, "float32", cache_mib=64)
+    kept = EncodedImages(frames, detector, device, "float32", cache_mib=64)
     (decoded,) = open_frames([pictures], size, 0)
-    computed = GoodImages(decoded, detector, device, "float32", cache_mib=0)
+    computed = EncodedImages(decoded, detector, device, "float32", cache_mib=0)
     assert (kept.cached_mib > 0, computed.cached_mib) == (True, 0)
     served = zip(schedule, kept.batches(schedule), computed.batches(schedule), strict=True)
     for indices, (tokens, images), (fresh_tokens, fresh_images) in served:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from dualkd.configs.loader import ConfigError
+from dualkd.daemon.bundle import Students
 from dualkd.train.config import (
     DataConfig,
     InputConfig,
     LocalConfig,
     OptimConfig,
+    PseudoConfig,
     SemanticConfig,
     TrainConfig,
 )
@@ -19,14 +21,17 @@ from dualkd.train.detector import Detector
 from dualkd.train.distributed import Ranks
 from dualkd.train.early_stopping import EarlyStopping
 from dualkd.train.history import History, StepRecord
-from dualkd.train.images import GoodImages
+from dualkd.train.images import EncodedImages
 from dualkd.train.loop import Loop, learning_rate, micro_batches_fit, random_seed
 from dualkd.train.pseudo import PseudoAnomalies
 
 CPU = torch.device("cpu")
+GOOD_ALONE = PseudoConfig()
 
 
-def make_loop(accumulate: int = 1, dropout: float = 0.0) -> tuple[Loop, Detector]:
+def make_loop(
+    accumulate: int = 1, dropout: float = 0.0, pseudo: PseudoConfig = GOOD_ALONE
+) -> tuple[Loop, Detector]:
     """A loop of four steps of batch 5, each followed by a check; always from the same start."""
     config = TrainConfig(
         run="unused",
@@ -43,19 +48,22 @@ def make_loop(accumulate: int = 1, dropout: float = 0.0) -> tuple[Loop, Detector
             device="cpu",
             check_every=1,
         ),
+        pseudo=pseudo,
     )
     torch.manual_seed(0)
     detector = Detector(config)
     frames = torch.randint(0, 256, (9, 28, 42, 3), dtype=torch.uint8)
-    images = GoodImages(frames, detector, CPU, "float32", 64)
-    held_out = GoodImages(255 - frames[:3], detector, CPU, "float32", 64)
-    pseudo = PseudoAnomalies(config, frames, detector, CPU, 64)
-    return Loop(config, detector, images, pseudo, held_out, CPU, Ranks()), detector
+    images = EncodedImages(frames, detector, CPU, "float32", 64)
+    held_out = EncodedImages(255 - frames[:3], detector, CPU, "float32", 64)
+    anomalies = PseudoAnomalies(config, frames, detector, CPU, 64)
+    return Loop(config, detector, images, anomalies, held_out, CPU, Ranks()), detector
 
 
-def run(accumulate: int = 1, dropout: float = 0.0, drawn: int = 0) -> tuple[Loop, dict[str, torch.Tensor]]:
+def run(
+    accumulate: int = 1, dropout: float = 0.0, drawn: int = 0, pseudo: PseudoConfig = GOOD_ALONE
+) -> tuple[Loop, dict[str, torch.Tensor]]:
     """All steps; after each of them others draw `drawn` random numbers."""
-    loop, detector = make_loop(accumulate, dropout)
+    loop, detector = make_loop(accumulate, dropout, pseudo)
     for step, record in enumerate(loop.steps(), start=1):
         assert record.step == step
         torch.rand(drawn)
@@ -82,15 +90,16 @@ def test_what_is_random_in_a_step_comes_from_the_seed_alone() -> None:
     assert len(seeds) == 2500
 
 
-def test_a_loop_goes_on_from_its_state_as_if_it_were_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pseudo", [GOOD_ALONE, PseudoConfig(frames=4, batch=2, jitter=0.5)])
+def test_a_loop_goes_on_from_its_state_as_if_it_were_the_same(tmp_path: Path, pseudo: PseudoConfig) -> None:
     """Through a file, in another object: the same weights, and the best check is remembered."""
-    unbroken, weights = run(dropout=0.5)
-    stopped, _ = make_loop(dropout=0.5)
+    unbroken, weights = run(dropout=0.5, pseudo=pseudo)
+    stopped, _ = make_loop(dropout=0.5, pseudo=pseudo)
     for record in stopped.steps():
         if record.step == 2:
             torch.save(stopped.state(), tmp_path / "state.pt")
             break
-    resumed, detector = make_loop(dropout=0.5)
+    resumed, detector = make_loop(dropout=0.5, pseudo=pseudo)
     resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert resumed.losses == stopped.losses
     assert resumed.early_stopping.best_step == stopped.early_stopping.best_step == 2
@@ -100,10 +109,27 @@ def test_a_loop_goes_on_from_its_state_as_if_it_were_the_same(tmp_path: Path) ->
 
 
 def test_a_batch_too_small_for_all_processes_is_refused() -> None:
-    """Each of three processes needs an image for each of its two micro-batches."""
-    micro_batches_fit(OptimConfig(batch=6, accumulate=2), Ranks(size=3))
+    """Each of three processes needs an image for each of its two micro-batches; two if they swap global tokens."""
+
+    def check(batch: int, jitter: float = 0.0, students: Students = "both") -> None:
+        config = TrainConfig(
+            run="unused",
+            data=DataConfig(root="x"),
+            students=students,
+            pseudo=PseudoConfig(jitter=jitter),
+            training=OptimConfig(batch=batch, accumulate=2, device="cpu"),
+        )
+        micro_batches_fit(config, Ranks(size=3))
+
+    check(6)
     with pytest.raises(ConfigError, match=r"training\.batch: got 5, must be 6 or more"):
-        micro_batches_fit(OptimConfig(batch=5, accumulate=2), Ranks(size=3))
+        check(5)
+    check(6, jitter=0.5, students="local")
+    check(12, jitter=0.5)
+    with pytest.raises(
+        ConfigError, match=r"got 11, must be 12 or more .*, two images each for pseudo\.jitter"
+    ):
+        check(11, jitter=0.5)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

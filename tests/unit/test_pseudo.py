@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
+from dualkd.daemon.bundle import Students
 from dualkd.train.config import (
     DataConfig,
     InputConfig,
@@ -15,6 +18,7 @@ from dualkd.train.config import (
     TrainConfig,
 )
 from dualkd.train.detector import Detector
+from dualkd.train.images import EncodedImages
 from dualkd.train.objective import objective
 from dualkd.train.pseudo import PseudoAnomalies, perlin, spoil_frames, spoil_tokens, touched_patches
 from dualkd.train.teacher import TeacherTokens
@@ -109,6 +113,42 @@ def test_training_on_pseudo_anomalies_raises_their_hazard(frames: torch.Tensor) 
     assert set(trained_on) == {"local", "semantic", "spoilt frames", "spoilt tokens"}
     assert trained_on["spoilt frames"] < 0.8 * looked_at["spoilt frames"]
     assert trained_on["spoilt tokens"] < 0.8 * looked_at["spoilt tokens"]
+
+
+@pytest.mark.parametrize(
+    ("students", "method"),
+    [("local", "dual"), ("semantic", "dual"), ("both", "dual"), ("local", "snl"), ("both", "snl")],
+)
+def test_whichever_students_there_are_learn_from_pseudo_anomalies(
+    frames: torch.Tensor, students: Students, method: Literal["dual", "snl"]
+) -> None:
+    """A student that is not built has no tokens to spoil; the pull on the others is finite and not nothing."""
+    torch.manual_seed(0)
+    config = TrainConfig(
+        run="unused",
+        data=DataConfig(root="x"),
+        students=students,
+        method=method,
+        input=InputConfig(height=56, width=84),
+        local=LocalConfig(blocks=[0, 1], depth=2, prototypes=16),
+        semantic=SemanticConfig(blocks=[1], grid=2, depth=1, width=24, heads=3, side=28),
+        pseudo=PseudoConfig(frames=2, batch=2, jitter=0.5),
+        training=OptimConfig(device="cpu"),
+    )
+    detector = Detector(config)
+    images = EncodedImages(frames, detector, CPU, "float32", 64)
+    images.fit_beginnings(torch.Generator().manual_seed(0))
+    ((tokens, pictures),) = images.batches([torch.arange(3)])
+    pseudo = PseudoAnomalies(config, frames, detector, CPU, 64)
+    drawn = pseudo.draw(tokens, pictures)
+    with_them, parts = objective(config, detector, tokens, pictures, 0.0, drawn)
+    assert {"spoilt frames", "spoilt tokens"} < parts.keys()
+    alone, _ = objective(config, detector, tokens, pictures, 0.0)
+    (with_them - alone).backward()
+    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    pulls = [parameter.grad.norm() for parameter in trained if parameter.grad is not None]
+    assert torch.stack(pulls).isfinite().all()
+    assert max(pulls) > 0
 
 
 def test_without_pseudo_anomalies_nothing_is_drawn(frames: torch.Tensor) -> None:
