@@ -21,11 +21,13 @@ from dualkd.train.detector import ENCODE_BATCH, Detector, autocast
 from dualkd.train.frames import DecodedFrames, Frames
 from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
 READ_AHEAD = 2  # batches
+METRIC_IMAGES = 2048  # evenly spaced; more cost minutes and hardly change the semantic metric
 
 
 def split_held_out(samples: list[Sample], config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
@@ -136,35 +138,37 @@ class EncodedImages:
 
     def fit_beginnings(self, generator: torch.Generator) -> None:
         """Set what the students begin with and then correct: prototypes, if any, and mean global tokens."""
-        semantic = self._detector.semantic
-        prototypes = self._detector.local and self._detector.local.prototypes
-        each = -(-prototypes.tokens_needed // len(self)) if prototypes else 0  # tokens an image
-        sample, wholes = [], []
-        for tokens, _ in self.batches(self._in_order()):
-            wholes.append(tokens.global_tokens.cpu())
-            for one in tokens.patch_tokens.transpose(1, 2).cpu() if prototypes else ():  # (N, G, D)
-                sample.append(one[torch.randperm(len(one), generator=generator)[:each]])
-        if prototypes:
+        semantic, local = self._detector.semantic, self._detector.local
+        prototypes = local.prototypes if local is not None else None
+        if semantic is None and prototypes is None:
+            return
+        each = math.ceil(prototypes.tokens_needed / len(self)) if prototypes is not None else 0
+        sample: list[Tensor] = []  # `each` patch tokens an image
+        total = torch.zeros((), device=self._device)  # of the unit global tokens, (K, T, D)
+        for tokens, _ in self.batches(torch.split(torch.arange(len(self)), ENCODE_BATCH)):
+            total = total + normalize(tokens.global_tokens, dim=-1).sum(0)
+            if prototypes is not None:
+                for one in tokens.patch_tokens.transpose(1, 2).cpu():  # (N, G, D)
+                    sample.append(one[torch.randperm(len(one), generator=generator)[:each]])
+        if prototypes is not None:
             prototypes.cpu().fit(torch.cat(sample), generator)
             prototypes.to(self._device)
-        if semantic:
-            semantic.fit_mean(torch.cat(wholes))
+        if semantic is not None:
+            semantic.mean.copy_(total / len(self))
 
     def fit_semantic_metric(self) -> None:
-        """Measure the trained semantic student's usual error, for d_semantic."""
+        """Measure the trained semantic student's usual error on up to METRIC_IMAGES, for d_semantic."""
         detector = self._detector
         if detector.semantic is None or detector.semantic_metric is None:
             return
+        chosen = torch.linspace(0, len(self) - 1, min(len(self), METRIC_IMAGES)).long()
         teacher, student = [], []
         with torch.inference_mode():
-            for tokens, images in self.batches(self._in_order()):
+            for tokens, images in self.batches(torch.split(chosen, ENCODE_BATCH)):
                 teacher.append(tokens.global_tokens.cpu())
                 student.append(detector.semantic(detector.resize(images)).cpu())
         detector.semantic_metric.cpu().fit(torch.cat(teacher), torch.cat(student))
         detector.semantic_metric.to(self._device)
-
-    def _in_order(self) -> Sequence[Tensor]:
-        return torch.split(torch.arange(len(self)), ENCODE_BATCH)
 
     def _read(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Frames and, where they are kept, tokens, ready to be copied to the device."""

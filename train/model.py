@@ -36,11 +36,8 @@ class LinearAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         batch, count, width = tokens.shape
         qkv = self.qkv(tokens).view(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = (
-            nn.functional.elu(qkv[0]) + 1,
-            nn.functional.elu(qkv[1]) + 1,
-            qkv[2],
-        )  # (B, heads, N, d)
+        query, key, value = qkv  # (B, heads, N, d)
+        query, key = nn.functional.elu(query) + 1, nn.functional.elu(key) + 1
         key = key / count  # keeps the sums over N small enough for half precision
         context = key.transpose(-2, -1) @ value  # (B, heads, d, d)
         norm = query @ key.sum(-2, keepdim=True).transpose(-2, -1)  # (B, heads, N, 1)
@@ -134,7 +131,7 @@ class SemanticStudent(nn.Module):
     it learns is what this picture adds to the mean of the good parts.
     """
 
-    mean: Tensor  # (K, T, D), of the teacher's unit tokens on good parts
+    mean: Tensor  # (K, T, D), of the teacher's unit tokens on good parts; training starts from it
 
     def __init__(self, config: SemanticConfig, size: tuple[int, int], width: int) -> None:
         """`size`: the (height, width) in pixels it sees; `width`: D of the teacher's tokens."""
@@ -149,15 +146,13 @@ class SemanticStudent(nn.Module):
         )
         self.vit.norm = nn.Identity()
         count = len(config.blocks)
-        self.read = [
-            round((index + 1) * config.depth / count) - 1 for index in range(count)
-        ]  # evenly, to the last
+        # evenly, to the last
+        self.read = [round((index + 1) * config.depth / count) - 1 for index in range(count)]
         self.grid = (size[0] // PATCH_PX, size[1] // PATCH_PX)
         if config.grid > min(self.grid):
+            rows, columns = self.grid
             raise ConfigError(
-                [
-                    f"semantic.grid: got {config.grid}, but the student sees only {min(self.grid)} patches a side"
-                ]
+                [f"semantic.grid: got {config.grid}, but the student sees only {rows}x{columns} patches"]
             )
         self.pool = AreaResize(*self.grid, config.grid) if config.grid else None
         self.whole = nn.ModuleList(Correction(config.width, width) for _ in range(count))
@@ -180,11 +175,6 @@ class SemanticStudent(nn.Module):
                 parts.append(self.cells[index](known[1:], self.pool(maps).flatten(2).transpose(1, 2)))
             tokens.append(torch.cat(parts, 1))
         return torch.stack(tokens, 1)
-
-    @torch.no_grad()
-    def fit_mean(self, tokens: Tensor) -> None:
-        """Set where training starts from, from the teacher's global tokens (M, K, T, D) of good images."""
-        self.mean.copy_(nn.functional.normalize(tokens, dim=-1).mean(0))
 
 
 def semantic_size(config: TrainConfig) -> tuple[int, int]:

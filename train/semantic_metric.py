@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 RANK = 384  # directions of a vector that have a variance of their own; all others share one
-FIT_IMAGES = 2048  # images taken to fit, evenly spaced; more cost minutes and hardly change the directions
 
 
 class SemanticMetric(nn.Module):
@@ -32,8 +31,7 @@ class SemanticMetric(nn.Module):
 
     def fit(self, teacher: Tensor, student: Tensor) -> None:
         """Fit to the global tokens of M training images, (M, K, T, D) twice."""
-        chosen = torch.linspace(0, len(teacher) - 1, min(len(teacher), FIT_IMAGES)).long()
-        for whitening, vector in self._vectors(residuals(teacher[chosen], student[chosen])):
+        for whitening, vector in self._vectors(residuals(teacher, student)):
             whitening.fit(vector)
 
     def _vectors(self, residual: Tensor) -> list[tuple[Whitening, Tensor]]:

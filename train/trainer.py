@@ -74,7 +74,6 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     detector.to(device)
     started = time.monotonic() - (before.seconds if before else 0.0)
     images = EncodedImages(frames, detector, device, settings.used_precision, settings.cache_mib)
-    images.fit_beginnings(torch.Generator().manual_seed(settings.seed))
     checked: EncodedImages | None = None
     left_mib = settings.cache_mib - images.cached_mib
     if settings.check_every:
@@ -85,6 +84,8 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     if resume:
         loop.load_state(load_resume(folder))
         log.info("resuming after step %d", loop.step)
+    else:
+        images.fit_beginnings(torch.Generator().manual_seed(settings.seed))
     ranks.copy_from_first(detector.student_state().values())
     history = History(folder / LOG_NAME, loop.step)
     begun = Run(

@@ -8,10 +8,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from dualkd.train.config import DataConfig, InputConfig, LocalConfig, OptimConfig, TrainConfig
+from dualkd.train.config import (
+    DataConfig,
+    InputConfig,
+    LocalConfig,
+    OptimConfig,
+    SemanticConfig,
+    TrainConfig,
+)
 from dualkd.train.datasets import DataError, Dataset, Sample
 from dualkd.train.detector import Detector
 from dualkd.train.images import EncodedImages, load_frames, open_frames, split_dataset, split_held_out
+from torch.nn.functional import normalize
 
 SAMPLES = [Sample(f"{index}", Path("x"), "good", index=index) for index in range(20)]
 
@@ -80,6 +88,31 @@ def test_a_broken_image_is_found_when_the_frames_are_opened(pictures: list[Sampl
     pictures[6].path.write_bytes(pictures[6].path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"6\.png"):
         open_frames([pictures], (28, 42), 0)
+
+
+def test_students_begin_with_what_the_teacher_says_of_good_images(pictures: list[Sample]) -> None:
+    """A single prototype amid its patch tokens, and the mean of its unit global tokens, over all images."""
+    torch.manual_seed(0)
+    settings = TrainConfig(
+        run="unused",
+        data=DataConfig(root="x"),
+        input=InputConfig(height=28, width=42),
+        local=LocalConfig(blocks=[0, 1], depth=2, prototypes=1),
+        semantic=SemanticConfig(blocks=[1], grid=2, depth=1, width=24, heads=3, side=28),
+    )
+    detector = Detector(settings).eval()
+    frames = load_frames([*pictures, *pictures[:3]], (28, 42))  # more than the teacher takes at once
+    images = EncodedImages(frames, detector, torch.device("cpu"), "float32", cache_mib=64)
+    images.fit_beginnings(torch.Generator().manual_seed(0))
+    assert detector.local is not None
+    assert detector.local.prototypes is not None
+    assert detector.semantic is not None
+    tokens = detector.teacher(detector.normalise(frames))
+    expected = normalize(tokens.global_tokens, dim=-1).mean(0)
+    torch.testing.assert_close(detector.semantic.mean, expected, rtol=1e-3, atol=1e-4)
+    units = normalize(tokens.patch_tokens.mean(1), dim=-1).flatten(0, 1)
+    middle = normalize(units.mean(0, keepdim=True), dim=-1)
+    torch.testing.assert_close(detector.local.prototypes.keys, middle, rtol=1e-3, atol=1e-4)
 
 
 def test_batches_come_in_the_order_of_the_schedule_however_images_and_tokens_are_kept(

@@ -22,6 +22,7 @@ from dualkd.train.images import EncodedImages
 from dualkd.train.objective import objective
 from dualkd.train.pseudo import PseudoAnomalies, perlin, spoil_frames, spoil_tokens, touched_patches
 from dualkd.train.teacher import TeacherTokens
+from torch.nn.functional import normalize
 
 CPU = torch.device("cpu")
 
@@ -98,7 +99,7 @@ def train_beside(frames: torch.Tensor, weight: float) -> dict[str, torch.Tensor]
     images = detector.normalise(frames)
     tokens = detector.teacher(images)
     optimiser = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=1e-3)
-    detector.semantic.fit_mean(tokens.global_tokens)
+    detector.semantic.mean.copy_(normalize(tokens.global_tokens, dim=-1).mean(0))
     for _ in range(12):
         total, parts = objective(config, detector, tokens, images, 0.0, pseudo.draw(tokens, images))
         optimiser.zero_grad()
