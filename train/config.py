@@ -19,6 +19,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 PATCH_PX = 14  # the semantic student's patch, as DINOv2's
 
+Layout = Literal["folder", "mvtec", "video"]
 Benchmark = Literal[
     "mvtec-ad",
     "mvtec-loco",
@@ -45,7 +46,7 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Where the good images are. See datasets.py for the layouts and benchmarks/ for the benchmarks."""
 
     root: str
-    layout: Literal["folder", "mvtec", "video"] = "folder"
+    layout: Layout = "folder"
     start: Index = 0  # video: first frame used
     stop: Count | None = None  # video: first frame no longer used; None for all
     benchmark: Benchmark | None = None  # instead of layout: the official files of a benchmark below root
@@ -107,7 +108,7 @@ class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """The encoder-encoder student: a ViT from scratch that reproduces the teacher's global tokens."""
 
     blocks: Annotated[list[Index], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [7, 8])
-    grid: Index = 4  # with each class token the means of the patches over so many cells a side; 0 for none
+    grid: Index = 4  # cells a side whose means are global tokens beside the class token; 0 for none
     depth: Count = 4
     width: Count = 192
     heads: Count = 3

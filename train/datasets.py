@@ -18,10 +18,10 @@ import numpy.typing as npt
 from dualkd.daemon.bundle import file_sha256
 from dualkd.daemon.frames import FrameError, Image, list_images, read_image
 from dualkd.train.archives import ArchiveError, ArchiveFormat, read_pictures
+from dualkd.train.config import Layout
 
 GOOD = "good"
 PROBLEMS_SHOWN = 20
-Layout = Literal["folder", "mvtec", "video"]
 Container = Literal["video"] | ArchiveFormat
 
 

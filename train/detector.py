@@ -6,6 +6,7 @@ not in it: they belong to dualkd.daemon.decision, where an operator can move the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -101,13 +102,21 @@ def infer(detector: Detector, frames: Tensor) -> dict[str, Tensor]:
 
 def predict(detector: Detector, frames: Frames, device: torch.device) -> RawPrediction:
     """Score frames uint8 (M, H, W, 3) with the trained detector, in the engine's own form."""
-    parts = [
-        infer(detector, frames[start : start + ENCODE_BATCH].to(device))
-        for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc="score", unit="batch", disable=None)
-    ]
-    names = ("d_local", "d_semantic", "anomaly_map")
+    return join_outputs(
+        [
+            infer(detector, frames[start : start + ENCODE_BATCH].to(device))
+            for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc="score", unit="batch", disable=None)
+        ]
+    )
+
+
+def join_outputs(batches: Sequence[dict[str, Tensor]]) -> RawPrediction:
+    """What `infer` gave of one batch or more, in the engine's own form."""
     return RawPrediction(
-        *(torch.cat([part[name] for part in parts]).numpy() if name in parts[0] else None for name in names)
+        *(
+            torch.cat([batch[name] for batch in batches]).numpy() if name in batches[0] else None
+            for name in RawPrediction._fields
+        )
     )
 
 

@@ -18,7 +18,7 @@ from dualkd.daemon.engine import RawPrediction
 from dualkd.daemon.frames import to_model_size
 from dualkd.train.checkpoint import Run, RunError, load_detector
 from dualkd.train.datasets import GOOD, DataError, Sample, Task, read_samples
-from dualkd.train.detector import ENCODE_BATCH, Detector, infer
+from dualkd.train.detector import ENCODE_BATCH, Detector, infer, join_outputs
 from dualkd.train.results import Fusion
 from torch import Tensor
 from tqdm import tqdm
@@ -107,10 +107,4 @@ def _predict(detector: Detector, task: Task, size: tuple[int, int], device: torc
         while batch := [to_model_size(image, *size) for image in islice(images, ENCODE_BATCH)]:
             outputs.append(infer(detector, torch.from_numpy(np.stack(batch)).to(device)))
             progress.update(len(batch))
-    names = ("d_local", "d_semantic", "anomaly_map")
-    return RawPrediction(
-        *(
-            torch.cat([part[name] for part in outputs]).numpy() if name in outputs[0] else None
-            for name in names
-        )
-    )
+    return join_outputs(outputs)
