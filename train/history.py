@@ -17,7 +17,7 @@ class StepRecord:
     """What one step measured."""
 
     step: int  # from 1
-    losses: dict[str, float]  # of each student
+    losses: dict[str, float]  # of each student, and of each kind of pseudo-anomalies
     objective: float  # what was minimised
     learning_rate: float
     gradient_norm: float  # before clipping; inf where float16 overflowed and the step was left out
@@ -68,7 +68,7 @@ class History:
         self._begun = True
 
     def losses(self) -> list[dict[str, float]]:
-        """Each student's loss at each step that is known."""
+        """The losses by name, at each step that is known."""
         others = set(StepRecord(0, {}, 0, 0, 0, 0, None).row())
         return [
             {name: float(value) for name, value in row.items() if name not in others} for row in self._rows

@@ -44,15 +44,15 @@ class Tile:
 
 
 def plot_losses(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Draw each student's loss over the steps (logarithmic) as a PNG."""
+    """Draw each loss over the steps (logarithmic) as a PNG: the students', and -log P of pseudo-anomalies."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for name in history[0] if history else ():
-        axes.plot([step[name] for step in history], label=f"{name} student", linewidth=1)
-    axes.set(xlabel="step", ylabel="loss (cosine distance)", yscale="log")
+        axes.plot([step[name] for step in history], label=name, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
     if history:
         axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=DPI)
 
 
 @dataclass(frozen=True, slots=True)
