@@ -34,8 +34,8 @@ def objective(
     """The loss of a batch of good frames (scalar) and, by name, its parts for the log (scalars, detached).
 
     tokens: the teacher's, of the normalised `images` (B, 3, H, W); ramp: 0 to 1, how much of the hard mining
-    is in force; spoilt: pseudo-anomalous frames by what was
-    spoilt, for each of which -log P is added.
+    is in force; spoilt: pseudo-anomalous frames by what was spoilt, for each of which pseudo.weight * -log P
+    is added.
     """
     weighted: list[Tensor] = []
     parts: dict[str, Tensor] = {}
@@ -60,7 +60,11 @@ def objective(
 
 
 def _hazards(config: TrainConfig, detector: Detector, spoilt: Spoilt) -> list[Tensor]:
-    """Each student's hazard a L of pseudo-anomalous frames, (B,) each; the local one where they are touched."""
+    """Each student's hazard a L of pseudo-anomalous frames, (B,) each; the local one where they are touched.
+
+    Of the local student it is the plain distance under either method: structural distillation compares whole
+    frames, of which most is good.
+    """
     hazards: list[Tensor] = []
     if detector.local is not None:
         patches = spoilt.tokens.patch_tokens

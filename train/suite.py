@@ -52,19 +52,11 @@ def plan_runs(config: TrainConfig) -> list[PlannedRun]:
     tasks, data = open_tasks(config.data), config.data
     if data.benchmark is None or data.protocol == "one-model" or data.task is not None:
         return [PlannedRun(config, task) for task in tasks]
-    return [
-        PlannedRun(
-            replace(
-                config,
-                run=str(Path(config.run) / task.name),
-                data=replace(
-                    data, task=task.name, classes=[]
-                ),  # so that it does not depend on the other runs
-            ),
-            task,
-        )
-        for task in tasks
-    ]
+    planned = []
+    for task in tasks:
+        alone = replace(data, task=task.name, classes=[])  # so that it does not depend on the other runs
+        planned.append(PlannedRun(replace(config, run=str(Path(config.run) / task.name), data=alone), task))
+    return planned
 
 
 def left_to_train(planned: Sequence[PlannedRun], *, resume: bool, overwrite: bool) -> list[PlannedRun]:

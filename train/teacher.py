@@ -1,4 +1,4 @@
-"""The frozen teacher: whatever network it is, the students get patch tokens on a grid and global vectors.
+"""The frozen teacher: whatever network it is, the students get patch tokens on a grid and global tokens.
 
 Knows timm's vision transformers and timm's convolutional pyramids. Does not know where weights come from, who
 learns from the tokens, or what a distance between them means. Shapes: B frames, N = h * w patches, D the
@@ -32,9 +32,7 @@ class TeacherTokens(NamedTuple):
     """What the students learn from. Either is empty along its second axis if no student asks for it."""
 
     patch_tokens: Tensor  # (B, G, N, D)
-    global_tokens: (
-        Tensor  # (B, K, T, D): of each semantic block its class token, then g x g means of its patches
-    )
+    global_tokens: Tensor  # (B, K, T, D); T: a block's class token, then the g x g means of its patches
 
 
 class Teacher(nn.Module, ABC):
@@ -116,7 +114,7 @@ class Teacher(nn.Module, ABC):
 
 
 class VitTeacher(Teacher):
-    """A vision transformer such as DINOv2. The global vector of a block is its class token.
+    """A vision transformer such as DINOv2. The first global token of a block is its class token.
 
     A group of patch tokens is the mean of its blocks, which all write into one residual stream.
     """
@@ -173,7 +171,8 @@ class VitTeacher(Teacher):
 
 
 class PyramidTeacher(Teacher):
-    """A convolutional network. Its blocks are the levels of its feature pyramid, global vectors their means.
+    """A convolutional network. Its blocks are the levels of its feature pyramid; a level's first global token
+    is its mean.
 
     Local levels are averaged over 3 x 3 neighbours, as PatchCore does (Roth et al., CVPR 2022), and enlarged to
     the grid of the shallowest. Levels differ in what their channels mean and in how many they are, so each has
@@ -243,9 +242,8 @@ class PyramidTeacher(Teacher):
             patch.append(self._widen(maps.flatten(2).transpose(1, 2).to(self.precision), start))
             start += maps.shape[1]
         read = [by_level[level] for level in self.class_levels]
-        means = [
-            level.float().mean((2, 3)).to(level.dtype) for level in read
-        ]  # a sum of halves might overflow
+        # in float32, since a sum of halves might overflow
+        means = [level.float().mean((2, 3)).to(level.dtype) for level in read]
         return _stack(patch, [self._widen(tokens, 0) for tokens in self._add_cells(means, read)])
 
     def _widen(self, vectors: Tensor, start: int) -> Tensor:

@@ -28,7 +28,9 @@ def main() -> None:
     capture = cv2.VideoCapture(str(film))
     for index in range(truth.frame_count):
         read, image = capture.read()
-        if read and index in part_at:
+        if not read:
+            raise SystemExit(f"{film}: frame {index} of {truth.frame_count} does not decode")
+        if index in part_at:
             part = part_at[index]
             path = folder / "test" / part.defect / f"{part.id:03d}_{part.kind}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
