@@ -47,20 +47,21 @@ def evaluate(runs: RunSet, fusion: Fusion, device: torch.device, folder: Path) -
     pairs = pair_with_tasks(runs)
     tasks = tqdm(pairs.items(), desc=runs.name, unit="task", disable=None if len(pairs) > 1 else True)
     scored = [score_run(path, task, device) for path, task in tasks]
-    report, curves = make_report(runs.name, scored, runs.grouping, fusion)
+    report, curves = make_report(runs.name, Path(runs.data.root), scored, runs.grouping, fusion)
     write_report(report, curves, scored, folder)
     return report, scored
 
 
 def read_report(runs: RunSet, fusion: Fusion) -> Report | None:
-    """The report that lies with the runs, if it is of these very runs; None if it must be made."""
+    """The report that lies with the runs, if it is of these runs and images; None if it must be made."""
     try:
         report = msgspec.json.decode((runs.folder / REPORT_NAME).read_bytes(), type=Report)
     except (OSError, msgspec.MsgspecError):
         return None
     now = sorted(file_sha256(folder / RUN_NAME) for folder in runs.runs)
-    same = now == sorted(run.run_sha256 for run in report.runs) and report.fusion == fusion
-    return report if same else None
+    same_runs = now == sorted(run.run_sha256 for run in report.runs)
+    same_images = report.root == str(Path(runs.data.root).resolve())
+    return report if same_runs and same_images and report.fusion == fusion else None
 
 
 def write_report(report: Report, curves: ClassCurves, scored: Sequence[Scored], folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import msgspec
@@ -64,14 +65,15 @@ class Group:
 
 def make_report(
     data: str,
+    root: Path,
     scored: Sequence[Scored],
     grouping: Grouping,
     fusion: Fusion,
 ) -> tuple[Report, ClassCurves]:
     """Compute all figures, class by class, of runs scored on the tasks of one data set. Raises DataError.
 
-    grouping: whether a class is a category of the samples, or a task (where the good parts of one task are
-    the anomalies of another).
+    data, root: what the images are called and the folder they lie in; grouping: whether a class is a category
+    of the samples, or a task (where the good parts of one task are the anomalies of another).
     """
     groups = [group for one in scored for group in group_images(one, grouping)]
     kinds = _shared_kinds(groups) if len(groups) == 1 or grouping == "category" else []
@@ -99,6 +101,7 @@ def make_report(
     return (
         Report(
             data=data,
+            root=str(root.resolve()),
             pixel_side_px=PIXEL_SIDE_PX,
             grouping=grouping,
             fusion=fusion,

@@ -41,6 +41,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     schema: Literal[1] = 1
     data: str
+    root: str  # absolute, of the folder that the images lie in
     pixel_side_px: int  # map and mask are compared at this size
     grouping: Grouping
     fusion: Fusion

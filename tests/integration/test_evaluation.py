@@ -146,7 +146,7 @@ def test_a_run_is_measured_on_a_benchmark_that_it_was_not_configured_for(
 def test_runs_stand_side_by_side_and_are_measured_once(
     small_run: Path, test_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two seeds are one column; a report that is there is used, unless the run has changed since."""
+    """Two seeds are one column; a report that is there is used, unless the run or the images' place has changed."""
     for seed in (0, 1):
         copy_of(small_run, tmp_path / f"seed{seed}", data={"root": str(test_set)}, training={"seed": seed})
     other = copy_of(small_run, tmp_path / "clipped", data={"root": str(test_set)}, training={"clip": 0.5})
@@ -166,6 +166,10 @@ def test_runs_stand_side_by_side_and_are_measured_once(
     assert main(["--compare", *runs, "--out", str(tmp_path / "out")]) == 0
     again = [path.stat().st_mtime_ns for path in reports]
     assert [old != new for old, new in zip(before, again, strict=True)] == [True, False, False]
+
+    namesake = shutil.copytree(test_set, tmp_path / "elsewhere" / test_set.name)
+    assert main(["--compare", *runs, "--data", str(namesake), "--out", str(tmp_path / "out")]) == 0
+    assert all(str(namesake) in path.read_text() for path in reports)
 
 
 def test_a_reader_that_leaves_early_is_no_error(small_run: Path, test_set: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_the_mean_is_over_the_classes(tmp_path: Path, mask: Path) -> None:
         *made_samples("pill", {GOOD: 10, "crack": 30}, mask),
     ]
     scored = made_scores(tmp_path / "run", samples)
-    report, curves = make_report("made", [scored], "category", "max")
+    report, curves = make_report("made", tmp_path, [scored], "category", "max")
     nut, pill, mean = row(report, "class", "nut"), row(report, "class", "pill"), report.total
     assert (mean.section, mean.name, mean.good, mean.defects) == ("mean", "mean of 2", 30, 45)
     bad = scored.anomalous[:35]
@@ -133,14 +133,14 @@ def test_each_student_alone_stands_below_a_run_that_has_two(tmp_path: Path, mask
     """The students' rows rank by one distance; a run with one student has no such rows."""
     samples = made_samples("", {GOOD: 20, "bent": 15}, mask)
     scored = made_scores(tmp_path / "run", samples, both=True)
-    report, _ = make_report("made", [scored], "category", "max")
+    report, _ = make_report("made", tmp_path, [scored], "category", "max")
     alone = row(report, "student", "semantic alone")
     assert scored.raw.d_semantic is not None
     assert alone.figures == pytest.approx(
         alone.figures | {"auroc": roc_auc_score(scored.anomalous, scored.raw.d_semantic)}
     )
     assert row(report, "student", "local alone").misses is None
-    single, _ = make_report("made", [made_scores(tmp_path / "one", samples)], "category", "max")
+    single, _ = make_report("made", tmp_path, [made_scores(tmp_path / "one", samples)], "category", "max")
     assert not single.section("student")
 
 
@@ -149,7 +149,7 @@ def test_kinds_that_all_classes_share_are_also_shown_apart(tmp_path: Path, mask:
     kinds = {GOOD: 12, "logical": 8, "structural": 10}
     samples = [*made_samples("bag", kinds, mask), *made_samples("box", kinds | {"own": 3}, mask)]
     scored = made_scores(tmp_path / "run", samples)
-    report, _ = make_report("made", [scored], "category", "max")
+    report, _ = make_report("made", tmp_path, [scored], "category", "max")
     first = np.array([s.category == "bag" and s.kind in (GOOD, "logical") for s in samples])
     logical = row(report, "kind", "bag: logical")
     expected = roc_auc_score(scored.anomalous[first], scored.hazard[first])
@@ -180,7 +180,7 @@ def test_a_protocol_of_tasks_has_a_row_a_task(tmp_path: Path) -> None:
         )
         for good in ("cat", "dog")
     ]
-    report, curves = make_report("animals", runs, "task", "max")
+    report, curves = make_report("animals", tmp_path, runs, "task", "max")
     assert [each.name for each in report.section("class")] == ["cat", "dog"]
     assert not report.section("kind")
     assert "aupro" not in report.total.figures
@@ -196,7 +196,9 @@ def test_what_has_no_value_is_an_empty_cell_and_a_footnote(tmp_path: Path, mask:
         *made_samples("half", {GOOD: 9, "bent": 4}, mask),
         *made_samples("half", {"bent": 2}, None),
     ]
-    report, curves = make_report("made", [made_scores(tmp_path / "run", samples)], "category", "max")
+    report, curves = make_report(
+        "made", tmp_path, [made_scores(tmp_path / "run", samples)], "category", "max"
+    )
     auroc = [row(report, "class", name).figures["auroc"] for name in ("bare", "full", "half")]
     assert report.total.figures["auroc"] == pytest.approx(np.mean(auroc))
     assert "auroc" not in row(report, "class", "whole").figures
@@ -220,7 +222,7 @@ def test_what_has_no_value_is_an_empty_cell_and_a_footnote(tmp_path: Path, mask:
 def test_the_tables_say_the_figures_once_and_in_per_cent(tmp_path: Path, mask: Path) -> None:
     """Markdown has as many cells in each line as in its head; CSV has every figure in full."""
     samples = [s for c in ("nut", "pill") for s in made_samples(c, {GOOD: 8, "bent": 8}, mask, parts=True)]
-    report, _ = make_report("made", [made_scores(tmp_path / "run", samples)], "category", "max")
+    report, _ = make_report("made", tmp_path, [made_scores(tmp_path / "run", samples)], "category", "max")
     text = report_markdown(report)
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3  # ranking, at the threshold, by part
@@ -247,7 +249,7 @@ def test_views_of_a_part_are_judged_together(tmp_path: Path, fusion: Fusion) -> 
     for hidden in (*range(20, 30, 2), *range(31, 40, 2)):
         samples[hidden] = replace(samples[hidden], kind=GOOD)
     scored = made_scores(tmp_path / "run", samples)
-    report, _ = make_report("made", [scored], "category", fusion)
+    report, _ = make_report("made", tmp_path, [scored], "category", fusion)
     part = row(report, "part", "nut")
     assert (part.good, part.defects) == (10, 10)
     views = scored.hazard.reshape(20, 2)
@@ -267,7 +269,7 @@ def measured(folder: Path, lift: float, seed: int = 0, steps: int = 10, defects:
     config = msgspec.structs.replace(
         scored.run.config, training=OptimConfig(seed=seed, steps=steps), run=str(folder), name=folder.name
     )
-    return Measured(folder, [config], make_report("made", [scored], "category", "max")[0])
+    return Measured(folder, [config], make_report("made", folder, [scored], "category", "max")[0])
 
 
 def test_seeds_of_one_configuration_are_one_column(tmp_path: Path) -> None:
