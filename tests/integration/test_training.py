@@ -142,10 +142,12 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
 def test_two_processes_train_what_one_does_in_two_micro_batches(
     small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dropout, hard mining and checks included: the same weights up to rounding, and one set of files."""
+    """Dropout, hard mining, pseudo-anomalies and checks included: the same weights up to rounding, one set of files."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun sets it
     for name, ranks in (("one", 1), ("two", 2)):
         settings = training("check_every=6", *(["accumulate=2"] if ranks == 1 else []))
+        for setting in ("frames=3", "batch=2", "jitter=0.5"):
+            settings += ["--set", f"pseudo.{setting}"]
         process = start_training(small_config, tmp_path / name, *settings, ranks=ranks)
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
@@ -154,7 +156,7 @@ def test_two_processes_train_what_one_does_in_two_micro_batches(
     ours, theirs = (load_file(tmp_path / name / "students.safetensors") for name in ("one", "two"))
     for name, weights in ours.items():
         assert weights.allclose(theirs[name], rtol=1e-4, atol=1e-5), name
-    columns = ("step", "local", "semantic", "held_out")
+    columns = ("step", "local", "semantic", "spoilt frames", "spoilt tokens", "held_out")
     assert read_log(tmp_path / "one", columns) == read_log(tmp_path / "two", columns)
 
 
