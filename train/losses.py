@@ -1,4 +1,6 @@
-"""The training objective: each student's distance to the teacher, joined by a Noisy-OR.
+"""The losses: each student's distance to the teacher, and what a Noisy-OR makes of the two.
+
+Pure tensor functions; which of them a step minimises is in objective.py.
 
 With p = 1 - exp(-a L) for each student, the Noisy-OR probability that a frame is anomalous is
 
@@ -58,18 +60,18 @@ def semantic_loss(teacher: Tensor, student: Tensor) -> Tensor:
     return wholes if not cells.shape[1] else (wholes + cells.mean(1)) / 2
 
 
-def noisy_or_loss(weighted: list[Tensor]) -> Tensor:
-    """-log(1 - P) of good frames from each student's weighted loss a L, (B,) each -> scalar."""
-    return torch.stack(weighted).sum(0).mean()
+def noisy_or_loss(hazards: list[Tensor]) -> Tensor:
+    """-log(1 - P) of good frames from each student's hazard a L, (B,) each -> scalar."""
+    return torch.stack(hazards).sum(0).mean()
 
 
-def noisy_or_anomaly_loss(weighted: list[Tensor]) -> Tensor:
-    """-log P of anomalous frames from each student's weighted loss a L, (B,) each -> scalar.
+def noisy_or_anomaly_loss(hazards: list[Tensor]) -> Tensor:
+    """-log P of anomalous frames from each student's hazard a L, (B,) each -> scalar.
 
     log(1 - exp(-h)) is taken as in Maechler, "Accurately computing log(1 - exp(-|a|))" (2012). A hazard below
     LEAST_HAZARD, which rounding can even make negative, counts as that and keeps that one's gradient.
     """
-    hazard = torch.stack(weighted).sum(0)
+    hazard = torch.stack(hazards).sum(0)
     hazard = hazard.detach().clamp(min=LEAST_HAZARD) + (hazard - hazard.detach())
     is_small = hazard < math.log(2)
     small = -torch.log(-torch.expm1(-hazard))

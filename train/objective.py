@@ -37,21 +37,21 @@ def objective(
     is in force; spoilt: pseudo-anomalous frames by what was spoilt, for each of which pseudo.weight * -log P
     is added.
     """
-    weighted: list[Tensor] = []
+    hazards: list[Tensor] = []
     parts: dict[str, Tensor] = {}
     if detector.local is not None:
         patches = tokens.patch_tokens
         rebuilt = damp_easy_tokens(patches, detector.local(patches), ramp * config.local.hard_mining)
         snl = config.method == "snl"
         loss = structural_loss(patches, rebuilt, config.snl) if snl else local_loss(patches, rebuilt)
-        weighted.append(config.objective.local * loss)
+        hazards.append(config.objective.local * loss)
         parts["local"] = loss.mean().detach()
     if detector.semantic is not None:
         rebuilt = detector.semantic(detector.resize(images))
         loss = semantic_loss(tokens.global_tokens, rebuilt)
-        weighted.append(config.objective.semantic * loss)
+        hazards.append(config.objective.semantic * loss)
         parts["semantic"] = loss.mean().detach()
-    total = noisy_or_loss(weighted)
+    total = noisy_or_loss(hazards)
     for name, frames in spoilt.items():
         missed = noisy_or_anomaly_loss(_hazards(config, detector, frames))
         total = total + config.pseudo.weight * missed

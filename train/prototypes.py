@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 TEMPERATURE = 0.02  # of the softmax over cosine similarities
 FIT_ITERATIONS = 5
-FIT_TOKENS_EACH = 16  # k-means sees about this many tokens a prototype
+FIT_TOKENS_EACH = 16  # k-means sees about this many tokens a prototype,
+FIT_TOKENS_LEAST = 24_000  # and in all no fewer than these
 
 
 class Prototypes(nn.Module):
@@ -37,7 +38,7 @@ class Prototypes(nn.Module):
     @property
     def tokens_needed(self) -> int:
         """How many tokens fit() makes good use of."""
-        return max(24_000, FIT_TOKENS_EACH * len(self.keys))
+        return max(FIT_TOKENS_LEAST, FIT_TOKENS_EACH * len(self.keys))
 
     @torch.no_grad()
     def fit(self, tokens: Tensor, generator: torch.Generator) -> None:

@@ -74,13 +74,13 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
     detector.to(device)
     started = time.monotonic() - (before.seconds if before else 0.0)
     images = EncodedImages(frames, detector, device, settings.used_precision, settings.cache_mib)
-    checked: EncodedImages | None = None
+    held_out_images: EncodedImages | None = None
     left_mib = settings.cache_mib - images.cached_mib
     if settings.check_every:
-        checked = EncodedImages(held_frames, detector, device, settings.used_precision, left_mib)
-        left_mib -= checked.cached_mib
+        held_out_images = EncodedImages(held_frames, detector, device, settings.used_precision, left_mib)
+        left_mib -= held_out_images.cached_mib
     pseudo = PseudoAnomalies(config, frames, detector, device, left_mib)
-    loop = Loop(config, detector, images, pseudo, checked, device, ranks)
+    loop = Loop(config, detector, images, pseudo, held_out_images, device, ranks)
     if resume:
         loop.load_state(load_resume(folder))
         log.info("resuming after step %d", loop.step)

@@ -8,17 +8,19 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import benchmark_files as files
 import msgspec
 import numpy as np
 import pytest
 from dualkd.train.archives import read_pictures
-from dualkd.train.benchmarks import open_task, open_tasks
+from dualkd.train.benchmarks import BENCHMARKS, open_task, open_tasks
 from dualkd.train.benchmarks.mvtec import AD_CLASSES, LOCO_CLASSES
+from dualkd.train.benchmarks.protocols import Semantic
 from dualkd.train.benchmarks.real_iad import CLASSES as REAL_IAD_CLASSES
 from dualkd.train.benchmarks.visa import CLASSES as VISA_CLASSES
-from dualkd.train.config import DataConfig
+from dualkd.train.config import SEMANTIC_BENCHMARKS, Benchmark, DataConfig
 from dualkd.train.datasets import GOOD, DataError, Task, read_mask, read_samples
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -41,6 +43,13 @@ def settings(root: Path, benchmark: str, protocol: str, **more: object) -> DataC
     return msgspec.convert(
         {"root": str(root), "benchmark": benchmark, "protocol": protocol, **more}, DataConfig
     )
+
+
+def test_the_configuration_names_the_benchmarks_that_there_are() -> None:
+    """All of them, and of which sort each is, since that decides its protocols."""
+    assert set(get_args(Benchmark)) == BENCHMARKS.keys()
+    semantic = {name for name, benchmark in BENCHMARKS.items() if isinstance(benchmark, Semantic)}
+    assert semantic == set(SEMANTIC_BENCHMARKS)
 
 
 def count_kinds(task: Task) -> Counter[str]:
