@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from dualkd.daemon.calibration import MIN_GOOD_PARTS
-from dualkd.daemon.frames import Image, to_model_size
+from dualkd.daemon.frames import to_model_size
 from dualkd.train.config import Precision, TrainConfig
 from dualkd.train.datasets import DataError, Dataset, Sample, read_samples
 from dualkd.train.detector import ENCODE_BATCH, Detector, autocast
@@ -67,10 +67,11 @@ def split_dataset(dataset: Dataset, config: TrainConfig) -> tuple[list[Sample], 
 
 def load_frames(samples: Sequence[Sample], size: tuple[int, int]) -> Tensor:
     """Read samples at model size, as the daemon would see them: uint8 BGR (M, H, W, 3)."""
-    images: list[Image] = []
-    for image in tqdm(read_samples(samples), total=len(samples), desc="images", unit="image", disable=None):
-        images.append(to_model_size(image, *size))
-    return torch.from_numpy(np.stack(images))
+    frames = np.empty((len(samples), *size, 3), np.uint8)
+    images = tqdm(read_samples(samples), total=len(samples), desc="images", unit="image", disable=None)
+    for row, image in enumerate(images):
+        frames[row] = to_model_size(image, *size)
+    return torch.from_numpy(frames)
 
 
 def open_frames(groups: Sequence[Sequence[Sample]], size: tuple[int, int], limit_mib: int) -> list[Frames]:
@@ -106,18 +107,18 @@ class EncodedImages:
         self._device, self._precision = device, precision
         self._tokens: TeacherTokens | None = None
         self.cached_mib = 0
-        numbers = sum(tokens[0].numel() for tokens in self._encode(frames[:1]))
-        mib = math.ceil(len(frames) * numbers * 2 / 2**20)
+        shapes = [tokens.shape[1:] for tokens in self._encode(frames[:1])]
+        mib = math.ceil(len(frames) * sum(map(math.prod, shapes)) * torch.half.itemsize / 2**20)
         if mib > cache_mib:
             log.info("teacher tokens would take %d MiB (%d left): encoding anew at each use", mib, cache_mib)
             return
         log.info("the teacher encodes %d images", len(frames))
-        parts = [
-            [tokens.half().cpu() for tokens in self._encode(frames[start : start + ENCODE_BATCH])]
-            for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc="teacher", unit="batch", disable=None)
-        ]
-        self._tokens = TeacherTokens(*(torch.cat(column) for column in zip(*parts, strict=True)))
-        self.cached_mib = mib
+        cached = TeacherTokens(*(torch.empty(len(frames), *shape, dtype=torch.half) for shape in shapes))
+        for start in tqdm(range(0, len(frames), ENCODE_BATCH), desc="teacher", unit="batch", disable=None):
+            batch = slice(start, start + ENCODE_BATCH)
+            for kept, tokens in zip(cached, self._encode(frames[batch]), strict=True):
+                kept[batch] = tokens
+        self._tokens, self.cached_mib = cached, mib
 
     def __len__(self) -> int:
         return len(self._frames)

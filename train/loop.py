@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-DRAW_IMAGES, TRAIN, CHECK = range(3)  # what a random seed is for
+DRAW_IMAGES, TRAIN = range(2)  # what a random seed is for
 
 Batches = Iterator[tuple[TeacherTokens, Tensor]]
 
@@ -173,11 +173,8 @@ class Loop:
             return None
         self._detector.eval()
         chunks = torch.split(torch.arange(len(self._held_out)), ENCODE_BATCH)
-        mine = range(self._ranks.rank, len(chunks), self._ranks.size)
         total = torch.zeros((), device=self._device)
-        batches = self._held_out.batches(chunks[number] for number in mine)
-        for number, (tokens, images) in zip(mine, batches, strict=True):
-            torch.manual_seed(random_seed(self._settings.seed, CHECK, 0, number))
+        for tokens, images in self._held_out.batches(chunks[self._ranks.rank :: self._ranks.size]):
             with torch.no_grad(), autocast(self._device, self._settings.used_precision):
                 value, _ = objective(self._config, self._detector, tokens, images, ramp=0.0)
             total += value.float() * len(images)
