@@ -23,6 +23,7 @@ MANIFEST_MAX_BYTES = 1 << 20
 
 Precision = Literal["fp32", "fp16"]
 Students = Literal["local", "semantic", "both"]
+Method = Literal["dual", "snl"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
@@ -82,7 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     schema: Literal[1]
     name: str
     created_utc: str
-    method: Literal["dual"]
+    method: Method
     students: Students
     input: InputSpec
     map_size: tuple[Positive, Positive] | None  # (h, w) of anomaly_map; None without the local student

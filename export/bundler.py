@@ -79,7 +79,7 @@ def _check_parity(bundle: Bundle, detector: Detector, frames: npt.NDArray[np.uin
 
 
 def _parity_frames(run: Run, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Held-out good images of the run, as the daemon would see them."""
+    """Held-out good images of the run, evenly spaced over all of them, as the daemon would see them."""
     dataset = open_task(run.config.data).dataset
     names = set(run.held_out)
     samples = [sample for sample in (*dataset.train, *dataset.held_out) if sample.name in names]
@@ -88,7 +88,8 @@ def _parity_frames(run: Run, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
             f"{run.config.data.root}: {len(names) - len(samples)} of the run's {len(names)} held-out images are gone; "
             "the exported graph is checked on them, so put them back"
         )
-    return load_frames(samples[:PARITY_FRAMES], size).numpy()
+    chosen = np.linspace(0, len(samples) - 1, min(len(samples), PARITY_FRAMES)).astype(int)
+    return load_frames([samples[index] for index in chosen], size).numpy()
 
 
 def _manifest(run: Run, detector: Detector, max_batch: int, command: str) -> Manifest:
@@ -98,7 +99,7 @@ def _manifest(run: Run, detector: Detector, max_batch: int, command: str) -> Man
         schema=1,
         name=run.config.name,
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        method="dual",
+        method=run.config.method,
         students=run.config.students,
         input=InputSpec(height=run.config.input.height, width=run.config.input.width),
         map_size=detector.grid if detector.local is not None else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from dualkd.daemon.bundle import Students
+from dualkd.daemon.bundle import Method, Students
 from msgspec import Meta
 
 Count = Annotated[int, Meta(ge=1)]
@@ -204,7 +204,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     data: DataConfig
     name: str = "dualkd"
     students: Students = "both"
-    method: Literal["dual", "snl"] = "dual"
+    method: Method = "dual"
     input: InputConfig = InputConfig()
     teacher: TeacherConfig = TeacherConfig()
     local: LocalConfig = msgspec.field(default_factory=LocalConfig)

@@ -32,7 +32,7 @@ def bundle(
 def test_a_bundle_made_by_snl_says_what_the_trained_model_says(bundle: Path) -> None:
     """On frames it has never seen, through the daemon's engine, in both precisions."""
     detector, run = load_detector(bundle.parent / "run")
-    assert run.config.method == "snl"
+    assert run.config.method == load_bundle(bundle).manifest.method == "snl"
     assert "local.aggregation.centres" in detector.student_state()
     frames = np.random.default_rng(5).integers(0, 256, (4, 56, 84, 3), dtype=np.uint8)
     expected = infer(detector, torch.from_numpy(frames))
