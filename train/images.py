@@ -137,6 +137,10 @@ class EncodedImages:
             while ahead:
                 yield self._to_device(*ahead.popleft().result())
 
+    def batch(self, indices: Tensor) -> tuple[TeacherTokens, Tensor]:
+        """One batch of `batches`, read when it is asked for."""
+        return self._to_device(*self._read(indices))
+
     def fit_beginnings(self, generator: torch.Generator) -> None:
         """Set what the students begin with and then correct: prototypes, if any, and mean global tokens."""
         semantic, local = self._detector.semantic, self._detector.local

@@ -59,7 +59,7 @@ class PseudoAnomalies:
         spoilt: dict[str, Spoilt] = {}
         if self._images is not None:
             drawn = torch.randint(len(self._images), (self._config.batch,))
-            ((spoilt_tokens, spoilt_images),) = self._images.batches([drawn])
+            spoilt_tokens, spoilt_images = self._images.batch(drawn)
             touched = self._touched[drawn].to(images.device)
             spoilt["frames"] = Spoilt(spoilt_tokens, spoilt_images, touched)
         if self._config.jitter:

@@ -32,6 +32,7 @@ from dualkd.train.config import Protocol, TrainConfig
 from dualkd.train.datasets import GOOD, Sample, Task, read_mask
 from dualkd.train.detector import predict
 from dualkd.train.distributed import Ranks
+from dualkd.train.figures import PIXEL_SIDE_PX
 from dualkd.train.images import EncodedImages, load_frames, split_dataset
 from dualkd.train.loop import Loop
 from dualkd.train.metrics import PixelHistogram, detection_metrics
@@ -43,7 +44,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-PIXEL_SIDE_PX = 256
 CPU = torch.device("cpu")
 
 
