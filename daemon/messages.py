@@ -29,6 +29,9 @@ TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 State = Literal["starting", "running", "draining", "ended"]
+CameraState = Literal["opening", "running", "lost", "ended"]
+JobId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+"""A trigger's name, chosen by who sends it."""
 
 
 class MessageError(Exception):
@@ -85,14 +88,18 @@ class ResultHeader(msgspec.Struct, frozen=True, kw_only=True):
     camera: TopicName
     seq: Count  # gapless for each topic
     retained: bool = False  # True: sent again for a subscriber that came later
-    frame_id: Count  # counts what the source delivered
+    frame_id: Count | None  # counts what the source delivered; None: no frame came, `reason` says why
+    job_id: JobId | None  # of the trigger that asked for it
     source_name: str  # the file's name, for folders of images
     captured_utc_ns: int
     captured_mono_ns: int
     verdict: Outcome
     reason: str
+    doubtful: bool  # a PASS above the recipe's warn threshold
     score: float | None
-    threshold: float
+    smoothed_score: float | None  # median of the last scores, where the recipe smooths: it decides
+    threshold: float  # of the (smoothed) score: above it FAIL
+    warn_threshold: float | None
     d_local: float | None
     d_semantic: float | None
     p_local: float | None
@@ -103,19 +110,35 @@ class ResultHeader(msgspec.Struct, frozen=True, kw_only=True):
     batch: Count  # frames that went through the engine together
     stage_ms: StageTimes
     dropped: dict[str, int]  # of this camera so far, by "stage: reason"
+    recipe: TopicName
     bundle: BundleRef
     map: MapSpec | None
 
 
-class CameraTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """A camera's account: captured = passed + failed + invalid + all dropped, once nothing is in flight."""
+class RecipeRef(msgspec.Struct, frozen=True, kw_only=True):
+    """What a camera's frames are judged by."""
 
+    name: TopicName
+    bundle: BundleRef
+    fail: float
+    warn: float | None
+
+
+class CameraStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A camera, and its account: captured = passed + failed + invalid + all dropped, once none is in flight."""
+
+    state: CameraState
+    reason: str  # of a camera that is lost
+    paused: bool
+    restarts: Count  # of its capture process
+    age_s: float | None  # since the last frame was captured; None: none yet
+    recipe: RecipeRef
     captured: Count
     passed: Count
     failed: Count
     invalid: Count
+    absent: Count  # INVALID without a frame: an unanswered trigger, a camera that was lost
     dropped: dict[str, int]
-    running: bool
 
 
 class StatusHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +156,8 @@ class StatusHeader(msgspec.Struct, frozen=True, kw_only=True):
     exit_status: int | None  # None until it has ended
     uptime_s: float
     heartbeat_s: float  # no status for several of these: the daemon is gone
-    bundle: BundleRef
-    cameras: dict[TopicName, CameraTotals]
+    warnings: list[str]  # what somebody should look at: drift, a full disk, a camera that is lost
+    cameras: dict[TopicName, CameraStatus]
 
 
 Header = ResultHeader | StatusHeader

@@ -9,21 +9,45 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+from dualkd.daemon.bundle import Bundle
+from dualkd.daemon.control_messages import AnyRequest, Reply
 from dualkd.daemon.engine import Engine
-from dualkd.daemon.messages import Header
+from dualkd.daemon.messages import CameraState, Header, ResultHeader, StatusHeader
 from dualkd.daemon.records import Frame
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A frame and the slot that its picture lies in; give it back with Frames.release, once."""
+    """A frame and the slot that its picture lies in (None: none); give it back with Frames.release, once."""
 
     frame: Frame
-    slot: int
+    slot: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A software trigger, as it came in."""
+
+    camera: str
+    job_id: str
+    received_mono_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CameraCondition:
+    """How a camera is."""
+
+    state: CameraState
+    reason: str  # of a camera that is lost
+    paused: bool
+    restarts: int
+    age_s: float | None  # since its last frame was captured
 
 
 class Frames(Protocol):
-    """Where frames come from; see intake.Intake."""
+    """Where frames come from; see intake.Intake. `trigger` may be called from any thread."""
 
     def start(self) -> None: ...
     def opened(self) -> bool: ...
@@ -31,11 +55,14 @@ class Frames(Protocol):
     def go(self) -> None: ...
     def take(self, limit: int, wait_s: float, gather_s: float) -> list[Lease]: ...
     def release(self, lease: Lease) -> None: ...
+    def trigger(self, job: Job) -> str: ...
+    def pause(self, camera: str) -> None: ...
+    def resume(self, camera: str) -> None: ...
     def stop(self) -> None: ...
     def abandon(self) -> None: ...
     def ended(self) -> bool: ...
-    def running(self) -> list[str]: ...
     def failures(self) -> list[str]: ...
+    def conditions(self) -> Mapping[str, CameraCondition]: ...
     def counters(self) -> Mapping[str, tuple[int, Mapping[str, int]]]: ...
     def close(self) -> None: ...
 
@@ -63,4 +90,45 @@ class Notifier(Protocol):
 
 
 class EngineLoader(Protocol):
-    def __call__(self) -> Engine: ...
+    """Loads a bundle's engine. Raises EngineError, BundleError."""
+
+    def __call__(self, bundle: Bundle) -> Engine: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that waits for the service, and how to answer it (from any thread, once)."""
+
+    request: AnyRequest
+    answer: Callable[[Reply, bytes | None], None]
+
+
+class Control(Protocol):
+    """Who asks for changes; see control.ControlServer."""
+
+    def open(self) -> None: ...
+    def calls(self) -> list[Call]: ...
+    def close(self) -> None: ...
+
+
+class Archive(Protocol):
+    """Where frames are kept; see archive.Archive. Never waits for a disk."""
+
+    def open(self) -> None: ...
+    def offer(
+        self,
+        header: ResultHeader,
+        image: npt.NDArray[np.uint8] | None,
+        anomaly_map: npt.NDArray[np.float32] | None,
+    ) -> None: ...
+    def warnings(self) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+class Metrics(Protocol):
+    """Who counts; see metrics.PrometheusMetrics."""
+
+    def open(self) -> None: ...
+    def result(self, header: ResultHeader) -> None: ...
+    def status(self, header: StatusHeader) -> None: ...
+    def close(self) -> None: ...

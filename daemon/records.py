@@ -18,17 +18,20 @@ Outcome = Literal["PASS", "FAIL", "INVALID"]
 class Frame:
     """One picture of one camera.
 
-    `image` is BGR uint8 (height, width, 3), or None when the source could not decode it (`fault` says
-    why); such a frame ends as INVALID. It may be a view of shared memory: valid until the frame is released.
+    `image` is BGR uint8 (height, width, 3), or None when there is no picture. A frame with a `fault` ends as
+    INVALID: it did not decode, the camera is black or frozen. So does one without `frame_id`, which stands
+    for a frame that never came: an unanswered trigger, a camera that was lost; its times are when that was
+    noticed. The image may be a view of shared memory: valid until the frame is released.
     """
 
     camera: str
-    frame_id: int  # counts what the source delivered, from 0, gaps being frames dropped before us
+    frame_id: int | None  # counts what the source delivered, from 0, gaps being frames dropped before us
     captured_utc_ns: int
     captured_mono_ns: int
     image: npt.NDArray[np.uint8] | None
     fault: str = ""
     source_name: str = ""  # the file's name for image folders, else empty
+    job_id: str | None = None  # of the trigger that asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,10 @@ class Verdict:
     outcome: Outcome
     reason: str
     threshold: float
+    warn_threshold: float | None = None
+    doubtful: bool = False  # a PASS above the warn threshold
     score: float | None = None
+    smoothed_score: float | None = None
     p_local: float | None = None
     p_semantic: float | None = None
     regions: list[Region] = field(default_factory=list)
