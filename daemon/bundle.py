@@ -77,22 +77,33 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     verdict_flips: int
 
 
+class SelfTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A good part at model size, and what the FP32 graph said of it: an engine must say the same."""
+
+    file: FileName
+    sha256: Sha256
+    d_local: float | None
+    d_semantic: float | None
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """bundle.json."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     name: str
     created_utc: str
     method: Method
     students: Students
     input: InputSpec
     map_size: tuple[Positive, Positive] | None  # (h, w) of anomaly_map; None without the local student
+    top_count: Positive | None  # d_local is the mean of so many largest values of the map
     max_batch: Positive
     graphs: list[GraphFile]
     plans: list[PlanFile]
     calibration: Calibration
     teacher: TeacherSpec
     parity: Parity
+    self_test: SelfTest
     command: str  # the command line that exported it
     versions: dict[str, str]
 
@@ -128,7 +139,7 @@ def load_bundle(path: str | Path) -> Bundle:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.MsgspecError as error:
         raise BundleError(f"{manifest_path}: {error}; export the bundle again") from error
-    parts: list[GraphFile | PlanFile] = [*manifest.graphs, *manifest.plans]
+    parts: list[GraphFile | PlanFile | SelfTest] = [*manifest.graphs, *manifest.plans, manifest.self_test]
     for part in parts:
         _check_sum(path / part.file, part.sha256)
     return Bundle(path=path, manifest=manifest, sha256=hashlib.sha256(raw).hexdigest())

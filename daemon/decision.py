@@ -18,6 +18,8 @@ part never seen. The sum h ranks exactly as P does and does not saturate, so met
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -75,11 +77,18 @@ def noisy_or_hazard(
     return np.asarray(total, np.float64)
 
 
-def decide(prediction: Prediction, calibration: Calibration, threshold: float | None = None) -> Verdict:
+def decide(
+    prediction: Prediction,
+    calibration: Calibration,
+    threshold: float | None = None,
+    warn: float | None = None,
+    earlier: Sequence[float] = (),
+) -> Verdict:
     """Judge one frame. `threshold` overrides the calibration's (an operator's setting).
 
-    A missing or non-finite distance gives INVALID: an error never becomes a PASS. Regions are not
-    filled in here (see regions.py).
+    With `earlier` scores of the same camera, the median of them and this one is judged. A PASS above `warn`
+    is doubtful. A missing or non-finite distance gives INVALID: an error never becomes a PASS. Regions are
+    not filled in here (see regions.py).
     """
     limit = calibration.threshold if threshold is None else threshold
     distances = {
@@ -88,17 +97,29 @@ def decide(prediction: Prediction, calibration: Calibration, threshold: float | 
     }
     for name, (link, distance) in distances.items():
         if link is not None and (distance is None or not math.isfinite(distance)):
-            return Verdict(outcome="INVALID", reason=f"the engine gave {name} = {distance}", threshold=limit)
+            return Verdict("INVALID", f"the engine gave {name} = {distance}", limit, warn)
     hazards = [
         None if link is None or distance is None else float(link.hazard(distance))
         for link, distance in distances.values()
     ]
     score = _probability(sum(hazard for hazard in hazards if hazard is not None))
     p_local, p_semantic = (None if hazard is None else _probability(hazard) for hazard in hazards)
-    if score > limit:
-        blamed = "local" if (p_local or 0.0) >= (p_semantic or 0.0) else "semantic"
-        return Verdict("FAIL", f"score above threshold, mostly {blamed}", limit, score, p_local, p_semantic)
-    return Verdict("PASS", "", limit, score, p_local, p_semantic)
+    smoothed = statistics.median([*earlier, score]) if earlier else None
+    judged = score if smoothed is None else smoothed
+    fails, doubtful = judged > limit, warn is not None and warn < judged <= limit
+    blamed = "local" if (p_local or 0.0) >= (p_semantic or 0.0) else "semantic"
+    above = "threshold" if fails else "warn threshold"
+    return Verdict(
+        outcome="FAIL" if fails else "PASS",
+        reason=f"score above {above}, mostly {blamed}" if fails or doubtful else "",
+        threshold=limit,
+        warn_threshold=warn,
+        doubtful=doubtful,
+        score=score,
+        smoothed_score=smoothed,
+        p_local=p_local,
+        p_semantic=p_semantic,
+    )
 
 
 def _probability(hazard: float) -> float:

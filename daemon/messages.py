@@ -38,9 +38,19 @@ class MessageError(Exception):
     """Bytes that are no message of this version: what is wrong with them."""
 
 
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the camera's picture, in its pixels."""
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+
+
 class MapSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How to read the map that follows: raw little-endian numbers, row by row."""
 
+    covers: Box  # the recipe's region, or the whole picture
     shape: tuple[Annotated[int, msgspec.Meta(ge=1, le=8192)], Annotated[int, msgspec.Meta(ge=1, le=8192)]]
     dtype: Literal["float16"] = "float16"
     encoding: Literal["raw"] = "raw"
@@ -53,13 +63,9 @@ class FrameSize(msgspec.Struct, frozen=True, kw_only=True):
     height_px: int
 
 
-class RegionBox(msgspec.Struct, frozen=True, kw_only=True):
-    """An anomalous place, in pixels of the camera's picture; `peak` is the map's largest value there."""
+class RegionBox(Box, frozen=True, kw_only=True):
+    """An anomalous place; `peak` is the map's largest value there."""
 
-    x_px: int
-    y_px: int
-    width_px: int
-    height_px: int
     peak: float
 
 
@@ -179,10 +185,10 @@ def status_topic(line: str) -> str:
     return f"v1/{line}/status"
 
 
-def encode_map(anomaly_map: npt.NDArray[np.float32]) -> tuple[MapSpec, bytes]:
+def encode_map(anomaly_map: npt.NDArray[np.float32], covers: Box) -> tuple[MapSpec, bytes]:
     """Return the description and the bytes of a map (h, w): float16, about three digits, half the bytes."""
     height, width = anomaly_map.shape
-    return MapSpec(shape=(height, width)), anomaly_map.astype("<f2").tobytes()
+    return MapSpec(shape=(height, width), covers=covers), anomaly_map.astype("<f2").tobytes()
 
 
 def encode_results(topic: str, header: Header, map_bytes: bytes | None = None) -> list[bytes]:
