@@ -90,7 +90,7 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
         )
     from dualkd.daemon.engine_onnx import OnnxEngine
 
-    return OnnxEngine(bundle, precision=config.precision, threads=config.threads)
+    return OnnxEngine.of(bundle, precision=config.precision, threads=config.threads)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -50,7 +50,7 @@ def _calibrate_bundle(path: Path, good: Path, rate: float | None, threads: int) 
     images = list_images(good) if good.is_dir() else []
     if not images:
         raise CalibrationError(f"{good}: no images there; give a folder of images of good parts")
-    with OnnxEngine(bundle, threads=threads) as engine:
+    with OnnxEngine.of(bundle, threads=threads) as engine:
         height, width = engine.input_size
         outputs = []
         for number, image in enumerate(images, 1):

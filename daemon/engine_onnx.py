@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -14,9 +15,16 @@ from dualkd.daemon.engine import EngineError, RawPrediction
 class OnnxEngine:
     """Runs a bundle's ONNX graph on the CPU. See Engine."""
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int = 0) -> None:
-        """`threads` 0 lets ONNX Runtime take one a core. Raises EngineError, BundleError."""
-        graph = bundle.graph(precision)
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        input_size: tuple[int, int],
+        max_batch: int,
+        precision: Precision,
+        threads: int = 0,
+    ) -> None:
+        """`threads` 0 lets ONNX Runtime take one a core. Raises EngineError."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -25,16 +33,24 @@ class OnnxEngine:
         except Exception as error:  # ORT's exceptions share no base class
             raise EngineError(f"{graph}: ONNX Runtime {ort.__version__} does not load it: {error}") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
-        self._input = bundle.manifest.input
-        self._max_batch = bundle.manifest.max_batch
+        self._max_batch = max_batch
+        self.input_size = input_size
         self.description = f"ONNX Runtime {ort.__version__}, CPU, {precision}"
 
-    @property
-    def input_size(self) -> tuple[int, int]:
-        return self._input.height, self._input.width
+    @classmethod
+    def of(cls, bundle: Bundle, *, precision: Precision = "fp32", threads: int = 0) -> OnnxEngine:
+        """The engine of a bundle's graph. Raises EngineError, BundleError."""
+        size = (bundle.manifest.input.height, bundle.manifest.input.width)
+        return cls(
+            bundle.graph(precision),
+            input_size=size,
+            max_batch=bundle.manifest.max_batch,
+            precision=precision,
+            threads=threads,
+        )
 
     def infer(self, frames: npt.NDArray[np.uint8]) -> RawPrediction:
-        expected = (self._input.height, self._input.width, 3)
+        expected = (*self.input_size, 3)
         if (
             frames.dtype != np.uint8
             or frames.shape[1:] != expected

@@ -7,21 +7,25 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from dualkd.daemon.bundle import (
-    Bundle,
+    BundleError,
     GraphFile,
     InputSpec,
     Manifest,
     Parity,
+    Precision,
+    SelfTest,
     TeacherSpec,
     file_sha256,
     new_bundle_folder,
     write_manifest,
 )
+from dualkd.daemon.decision import Calibration
 from dualkd.daemon.engine_onnx import OnnxEngine
 from dualkd.export.onnx_graph import write_onnx
 from dualkd.export.parity import FP16, FP32, compare, run_engine
@@ -35,6 +39,7 @@ log = logging.getLogger(__name__)
 
 GRAPH_NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 PARITY_FRAMES = 16
+SELF_TEST_NAME = "self_test.png"
 
 
 def export_run(run_folder: Path, target: Path, *, fp16: bool, max_batch: int, command: str) -> Manifest:
@@ -47,35 +52,83 @@ def export_run(run_folder: Path, target: Path, *, fp16: bool, max_batch: int, co
         raise RunError(f"{run_folder}: the run has no calibration")
     size = (run.config.input.height, run.config.input.width)
     frames = _parity_frames(run, size)
+    precisions: list[Precision] = ["fp32", "fp16"] if fp16 else ["fp32"]
     with new_bundle_folder(target) as folder:
-        manifest = _manifest(run, detector, max_batch, command)
-        for precision in ("fp32", "fp16") if fp16 else ("fp32",):
+        graphs = []
+        for precision in precisions:
             path = folder / GRAPH_NAMES[precision]
             log.info("writing %s", path.name)
             write_onnx(detector, path, size=size, max_batch=max_batch, precision=precision)
-            graph = GraphFile(file=path.name, sha256=file_sha256(path), precision=precision)
-            manifest = msgspec.structs.replace(manifest, graphs=[*manifest.graphs, graph])
-        parity = _check_parity(Bundle(folder, manifest, ""), detector, frames)
-        manifest = msgspec.structs.replace(manifest, parity=parity)
+            graphs.append(GraphFile(file=path.name, sha256=file_sha256(path), precision=precision))
+        engines = {
+            graph.precision: OnnxEngine(
+                folder / graph.file, input_size=size, max_batch=max_batch, precision=graph.precision
+            )
+            for graph in graphs
+        }
+        parity = _check_parity(engines, max_batch, run.calibration, detector, frames)
+        self_test = _write_self_test(engines["fp32"], frames[0], folder / SELF_TEST_NAME)
+        manifest = Manifest(
+            schema=2,
+            name=run.config.name,
+            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            method=run.config.method,
+            students=run.config.students,
+            input=InputSpec(height=size[0], width=size[1]),
+            map_size=detector.grid if detector.local is not None else None,
+            top_count=None if detector.anomaly_map is None else detector.anomaly_map.top_count,
+            max_batch=max_batch,
+            graphs=graphs,
+            plans=[],
+            calibration=run.calibration,
+            teacher=TeacherSpec(
+                name=run.teacher.teacher, weights=run.teacher.source, sha256=run.teacher.sha256
+            ),
+            parity=parity,
+            self_test=self_test,
+            command=command,
+            versions={
+                **run.versions,
+                **{name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")},
+            },
+        )
         write_manifest(folder, manifest)
     return manifest
 
 
-def _check_parity(bundle: Bundle, detector: Detector, frames: npt.NDArray[np.uint8]) -> Parity:
+def _check_parity(
+    engines: dict[Precision, OnnxEngine],
+    max_batch: int,
+    calibration: Calibration,
+    detector: Detector,
+    frames: npt.NDArray[np.uint8],
+) -> Parity:
     """FP32 graph against the torch module; FP16 graph, if any, against the FP32 one."""
-    calibration = bundle.manifest.calibration
     reference = predict(detector, torch.from_numpy(frames), torch.device("cpu"))
-    with OnnxEngine(bundle) as engine:
-        exported = run_engine(engine, frames, batch=1)
-        parity = compare(reference, exported, calibration, FP32)
-        if bundle.manifest.max_batch > 1:  # the same frames, several at a time, must give the same again
-            compare(reference, run_engine(engine, frames, bundle.manifest.max_batch), calibration, FP32)
+    exported = run_engine(engines["fp32"], frames, batch=1)
+    parity = compare(reference, exported, calibration, FP32)
+    if max_batch > 1:  # the same frames, several at a time, must give the same again
+        compare(reference, run_engine(engines["fp32"], frames, max_batch), calibration, FP32)
     log.info("parity with torch on %d frames: %s", parity.frames, msgspec.structs.asdict(parity))
-    if any(graph.precision == "fp16" for graph in bundle.manifest.graphs):
-        with OnnxEngine(bundle, precision="fp16") as engine:
-            half = compare(exported, run_engine(engine, frames), calibration, FP16)
+    if "fp16" in engines:
+        half = compare(exported, run_engine(engines["fp16"], frames), calibration, FP16)
         log.info("FP16 against FP32, relative: %s", msgspec.structs.asdict(half))
     return parity
+
+
+def _write_self_test(engine: OnnxEngine, frame: npt.NDArray[np.uint8], path: Path) -> SelfTest:
+    """Store a frame and what the FP32 graph says of it, for the daemon to try every engine on."""
+    encoded, png = cv2.imencode(".png", frame)
+    if not encoded:
+        raise BundleError(f"{path}: this OpenCV cannot write PNG")
+    path.write_bytes(png.tobytes())
+    prediction = engine.infer(frame[None]).split()[0]
+    return SelfTest(
+        file=path.name,
+        sha256=file_sha256(path),
+        d_local=prediction.d_local,
+        d_semantic=prediction.d_semantic,
+    )
 
 
 def _parity_frames(run: Run, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
@@ -90,31 +143,3 @@ def _parity_frames(run: Run, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         )
     chosen = np.linspace(0, len(samples) - 1, min(len(samples), PARITY_FRAMES)).astype(int)
     return load_frames([samples[index] for index in chosen], size).numpy()
-
-
-def _manifest(run: Run, detector: Detector, max_batch: int, command: str) -> Manifest:
-    if run.calibration is None:
-        raise RunError("the run has no calibration")
-    return Manifest(
-        schema=1,
-        name=run.config.name,
-        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        method=run.config.method,
-        students=run.config.students,
-        input=InputSpec(height=run.config.input.height, width=run.config.input.width),
-        map_size=detector.grid if detector.local is not None else None,
-        max_batch=max_batch,
-        graphs=[],
-        plans=[],
-        calibration=run.calibration,
-        teacher=TeacherSpec(name=run.teacher.teacher, weights=run.teacher.source, sha256=run.teacher.sha256),
-        parity=Parity(
-            frames=1,
-            max_difference_local=None,
-            max_difference_semantic=None,
-            max_difference_map=None,
-            verdict_flips=0,
-        ),
-        command=command,
-        versions={**run.versions, **{name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}},
-    )

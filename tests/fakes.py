@@ -27,6 +27,7 @@ from dualkd.daemon.bundle import (
     InputSpec,
     Manifest,
     Parity,
+    SelfTest,
     TeacherSpec,
     load_bundle,
     new_bundle_folder,
@@ -84,18 +85,21 @@ def brightness_model() -> onnx.ModelProto:
 def write_bundle(target: Path, *, max_batch: int = 4, graph: bytes | None = None) -> Path:
     """Write a real bundle around `brightness_model` (or the bytes of another graph) and return its path."""
     raw = brightness_model().SerializeToString() if graph is None else graph
+    frame = cv2.imencode(".png", picture(DARK, SIDE, SIDE))[1].tobytes()
     with new_bundle_folder(target) as folder:
         (folder / "model.onnx").write_bytes(raw)
+        (folder / "self_test.png").write_bytes(frame)
         write_manifest(
             folder,
             Manifest(
-                schema=1,
+                schema=2,
                 name="brightness",
                 created_utc="2026-01-01T00:00:00Z",
                 method="dual",
                 students="both",
                 input=InputSpec(height=SIDE, width=SIDE),
                 map_size=(SIDE // CELL, SIDE // CELL),
+                top_count=1,
                 max_batch=max_batch,
                 graphs=[
                     GraphFile(file="model.onnx", sha256=hashlib.sha256(raw).hexdigest(), precision="fp32")
@@ -109,6 +113,12 @@ def write_bundle(target: Path, *, max_batch: int = 4, graph: bytes | None = None
                     max_difference_semantic=0.0,
                     max_difference_map=0.0,
                     verdict_flips=0,
+                ),
+                self_test=SelfTest(
+                    file="self_test.png",
+                    sha256=hashlib.sha256(frame).hexdigest(),
+                    d_local=DARK / 255,
+                    d_semantic=DARK / 255,
                 ),
                 command="tests",
                 versions={},

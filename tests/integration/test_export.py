@@ -31,7 +31,7 @@ def test_the_bundle_says_what_the_trained_model_says(small_run: Path, small_bund
     detector, _ = load_detector(small_run)
     frames = np.random.default_rng(5).integers(0, 256, (8, 56, 84, 3), dtype=np.uint8)
     expected = infer(detector, torch.from_numpy(frames))
-    with OnnxEngine(load_bundle(small_bundle)) as engine:
+    with OnnxEngine.of(load_bundle(small_bundle)) as engine:
         together = engine.infer(frames)
         alone = RawPrediction.join([engine.infer(frame[None]) for frame in frames])
     for got in (together, alone):
@@ -129,7 +129,7 @@ def test_a_pyramid_teacher_is_trained_and_exported_like_a_vit(
     assert loaded.manifest.map_size == (64 // stride, 96 // stride)
     frames = np.random.default_rng(6).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
     expected = infer(load_detector(run)[0], torch.from_numpy(frames))
-    with OnnxEngine(loaded) as engine:
+    with OnnxEngine.of(loaded) as engine:
         got = engine.infer(frames)
     for name, values in expected.items():
         np.testing.assert_allclose(getattr(got, name), values.numpy(), atol=1e-4)

@@ -38,7 +38,7 @@ def test_a_bundle_made_by_snl_says_what_the_trained_model_says(bundle: Path) -> 
     expected = infer(detector, torch.from_numpy(frames))
     assert set(expected) == {"d_local", "d_semantic", "anomaly_map"}
     for precision in get_args(Precision):
-        with OnnxEngine(load_bundle(bundle), precision=precision) as engine:
+        with OnnxEngine.of(load_bundle(bundle), precision=precision) as engine:
             got = engine.infer(frames)
         relative, absolute = (0.0, 1e-4) if precision == "fp32" else (2e-3, 0.0)
         for name, values in expected.items():
