@@ -134,9 +134,10 @@ def _find_mistakes(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[Key
             yield from _find_struct_mistakes(value, type_, at)
         else:
             yield at, f"got {_shown(value)}, expected a mapping with the keys {_names(type_)}"
+    elif origin is dict:
+        yield from _find_dict_mistakes(value, type_, at)
     elif origin in (list, tuple) and isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _find_mistakes(item, typing.get_args(type_)[0], (*at, index))
+        yield from _find_item_mistakes(value, type_, at)
     else:
         yield from _convert_mistake(value, type_, at)
 
@@ -151,7 +152,7 @@ def _find_struct_mistakes(
             close = difflib.get_close_matches(str(key), hints, n=1)
             meant = f"did you mean {close[0]!r}? " if close else ""
             before += 1
-            yield (*at, key), f"unknown key; {meant}allowed: {_names(type_)}"
+            yield (*at, str(key)), f"unknown key; {meant}allowed: {_names(type_)}"
     for field in msgspec.structs.fields(type_):
         if field.name in value:
             for mistake in _find_mistakes(value[field.name], hints[field.name], (*at, field.name)):
@@ -162,6 +163,30 @@ def _find_struct_mistakes(
             yield (*at, field.name), "is missing, and has no default"
     if not before:  # only then are the struct's own rules over several keys worth asking
         yield from _convert_mistake(value, type_, at)
+
+
+def _find_dict_mistakes(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[KeyPath, str]]:
+    if not isinstance(value, dict):
+        yield at, f"got {_shown(value)}, expected a mapping"
+        return
+    key_type, item_type = typing.get_args(type_)
+    for key, item in value.items():
+        try:
+            msgspec.convert(key, key_type)
+        except msgspec.ValidationError as error:
+            quote = "" if isinstance(key, str) else "; put it in quotes"
+            yield (*at, str(key)), f"{_shown(key)} cannot be a key here: {error}{quote}"
+        yield from _find_mistakes(item, item_type, (*at, str(key)))
+
+
+def _find_item_mistakes(value: list[Any], type_: Any, at: KeyPath) -> Iterable[tuple[KeyPath, str]]:
+    item_types = typing.get_args(type_)
+    if typing.get_origin(type_) is list or item_types[-1] is Ellipsis:
+        item_types = item_types[:1] * len(value)
+    elif len(value) != len(item_types):
+        yield at, f"got {_shown(value)}, expected {len(item_types)} values"
+    for index, (item, item_type) in enumerate(zip(value, item_types, strict=False)):
+        yield from _find_mistakes(item, item_type, (*at, index))
 
 
 def _convert_mistake(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[KeyPath, str]]:

@@ -9,6 +9,9 @@ import msgspec
 import pytest
 from dualkd.configs.loader import ConfigError, dump, load
 
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z]+$")]
+Length = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     size: Annotated[int, msgspec.Meta(ge=1, le=9)]
@@ -20,6 +23,8 @@ class Whole(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     rate: float = 1.0
     parts: list[Part] = msgspec.field(default_factory=list)
     spare: Part | None = None
+    kinds: dict[Name, Part] = msgspec.field(default_factory=dict)
+    extent: tuple[Length, Length] | None = None
 
     def __post_init__(self) -> None:
         if len(self.parts) > 2:
@@ -47,12 +52,44 @@ def test_a_file_becomes_a_struct_and_goes_back(tmp_path: Path) -> None:
 def test_all_mistakes_are_told_at_once_with_line_and_key_path(tmp_path: Path) -> None:
     """Unknown key, wrong type, out of range, not among the choices, missing: five mistakes, five lines."""
     told = mistakes(tmp_path, "nam: x\nrate: fast\nparts:\n  - size: 10\n    kind: oval\n")
-    assert told[0] == "1: nam: unknown key; did you mean 'name'? allowed: name, rate, parts, spare"
+    assert (
+        told[0]
+        == "1: nam: unknown key; did you mean 'name'? allowed: name, rate, parts, spare, kinds, extent"
+    )
     assert "2: rate: got 'fast': Expected `float`, got `str`" in told
     assert "4: parts.0.size: got 10: Expected `int` <= 9" in told
     assert any(line.startswith("5: parts.0.kind: got 'oval'") for line in told)
     assert " name: is missing, and has no default" in told
     assert len(told) == 5
+
+
+def test_mistakes_below_free_keys_are_told_like_any_other(tmp_path: Path) -> None:
+    """Each with its own line and key path; a name that does not fit, or is no text, is itself a mistake."""
+    told = mistakes(
+        tmp_path,
+        "name: x\nkinds:\n  nut: {size: 1, knd: round}\n  Bolt: {size: 0}\n  7: {size: 1}\n  pin: 3\n",
+    )
+    assert told == [
+        "3: kinds.nut.knd: unknown key; did you mean 'kind'? allowed: size, kind",
+        "4: kinds.Bolt: 'Bolt' cannot be a key here: Expected `str` matching regex '^[a-z]+$'",
+        "4: kinds.Bolt.size: got 0: Expected `int` >= 1",
+        "5: kinds.7: 7 cannot be a key here: Expected `str`, got `int`; put it in quotes",
+        "6: kinds.pin: got 3, expected a mapping with the keys size, kind",
+    ]
+    assert mistakes(tmp_path, "name: x\nkinds: 3\n") == ["2: kinds: got 3, expected a mapping"]
+
+
+def test_a_tuple_has_its_length_and_each_value_its_range(tmp_path: Path) -> None:
+    """Both mistakes of one line are told."""
+    config = tmp_path / "c.yaml"
+    config.write_text("name: x\nextent: [3, 4]\n")
+    assert load(config, Whole).extent == (3, 4)
+    assert mistakes(tmp_path, "name: x\nextent: [3]\n") == ["2: extent: got [3], expected 2 values"]
+    assert mistakes(tmp_path, "name: x\nextent:\n  - 0\n  - wide\n  - 1\n") == [
+        "2: extent: got [0, 'wide', 1], expected 2 values",
+        "3: extent.0: got 0: Expected `int` >= 1",
+        "4: extent.1: got 'wide': Expected `int`, got `str`",
+    ]
 
 
 def test_a_key_given_twice_is_a_mistake(tmp_path: Path) -> None:
