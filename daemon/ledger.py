@@ -1,20 +1,24 @@
 """The accounts: what became of every frame, and how long the stages took.
 
-For each camera, captured = passed + failed + invalid + dropped once nothing is in flight. Knows numbers
-only; does not know where they come from or go to.
+For each camera, captured = passed + failed + invalid + dropped once nothing is in flight; absent frames were
+never captured and stand beside it. Knows numbers only; does not know where they come from or go to.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from dualkd.daemon.messages import CameraTotals, StageTimes
+from dualkd.daemon.messages import CameraStatus, RecipeRef, StageTimes
+from dualkd.daemon.parts import CameraCondition
 from dualkd.daemon.records import Outcome
 
 STAGES = ("wait", "resize", "infer", "decide", "total")
+ABSENT = "absent"
+TIMED_FRAMES = 1000  # of an interval: medians are over its last so many frames
 
 
 class Ledger:
@@ -26,15 +30,17 @@ class Ledger:
         self._captured: dict[str, int] = dict.fromkeys(cameras, 0)
         self._new_interval()
 
-    def published(self, camera: str, outcome: Outcome, times: StageTimes) -> None:
-        """A verdict went out."""
-        self._verdicts[camera][outcome] += 1
-        self._interval_verdicts[outcome] += 1
-        for stage in STAGES:
-            self._stage_ms[stage].append(getattr(times, stage))
+    def published(self, camera: str, outcome: Outcome, times: StageTimes, absent: bool) -> None:
+        """A verdict went out. `absent`: an INVALID for a frame that never came, which no stage has timed."""
+        counted = ABSENT if absent else outcome
+        self._verdicts[camera][counted] += 1
+        self._interval_verdicts[counted] += 1
+        if not absent:
+            for stage in STAGES:
+                self._stage_ms[stage].append(getattr(times, stage))
 
     def drop(self, camera: str, where: str) -> None:
-        """A frame ended without a verdict; `where` is "stage: reason"."""
+        """A captured frame ended without a verdict; `where` is "stage: reason"."""
         self._dropped[camera][where] += 1
 
     def capture_counters(self, counters: Mapping[str, tuple[int, Mapping[str, int]]]) -> None:
@@ -48,16 +54,24 @@ class Ledger:
     def dropped(self, camera: str) -> dict[str, int]:
         return dict(self._dropped[camera])
 
-    def totals(self, running: Sequence[str]) -> dict[str, CameraTotals]:
-        """Every camera's account; `running` are the cameras that may still deliver."""
+    def statuses(
+        self, conditions: Mapping[str, CameraCondition], recipes: Mapping[str, RecipeRef]
+    ) -> dict[str, CameraStatus]:
+        """Every camera with its account, its condition and its recipe, which both are by camera."""
         return {
-            camera: CameraTotals(
+            camera: CameraStatus(
+                state=conditions[camera].state,
+                reason=conditions[camera].reason,
+                paused=conditions[camera].paused,
+                restarts=conditions[camera].restarts,
+                age_s=conditions[camera].age_s,
+                recipe=recipes[camera],
                 captured=self._captured[camera],
                 passed=verdicts["PASS"],
                 failed=verdicts["FAIL"],
                 invalid=verdicts["INVALID"],
+                absent=verdicts[ABSENT],
                 dropped=dict(self._dropped[camera]),
-                running=camera in running,
             )
             for camera, verdicts in self._verdicts.items()
         }
@@ -65,11 +79,11 @@ class Ledger:
     def interval_line(self) -> str:
         """One line on the frames since the last call; begins a new interval."""
         seconds = time.monotonic() - self._began
-        frames = sum(self._interval_verdicts.values())
-        dropped = sum(sum(drops.values()) for drops in self._dropped.values())
+        counted = self._interval_verdicts
+        frames = sum(counted.values()) - counted[ABSENT]
         parts = [f"{frames} frames, {frames / max(seconds, 1e-9):.1f} a second"]
-        parts += [f"{self._interval_verdicts[outcome]} {outcome}" for outcome in ("PASS", "FAIL", "INVALID")]
-        parts.append(f"{dropped - self._dropped_before} dropped")
+        parts += [f"{counted[kind]} {kind}" for kind in ("PASS", "FAIL", "INVALID", ABSENT)]
+        parts.append(f"{self._all_dropped() - self._dropped_before} dropped")
         if frames:
             medians = " ".join(f"{stage} {statistics.median(self._stage_ms[stage]):.2f}" for stage in STAGES)
             parts.append(f"median ms: {medians}")
@@ -79,5 +93,8 @@ class Ledger:
     def _new_interval(self) -> None:
         self._began = time.monotonic()
         self._interval_verdicts: Counter[str] = Counter()
-        self._stage_ms: defaultdict[str, list[float]] = defaultdict(list)
-        self._dropped_before = sum(sum(drops.values()) for drops in self._dropped.values())
+        self._stage_ms: defaultdict[str, deque[float]] = defaultdict(partial(deque, maxlen=TIMED_FRAMES))
+        self._dropped_before = self._all_dropped()
+
+    def _all_dropped(self) -> int:
+        return sum(sum(drops.values()) for drops in self._dropped.values())
