@@ -1,7 +1,7 @@
 """YAML to a typed struct, with one line for every mistake.
 
-Knows YAML and msgspec. Does not know any particular configuration: those structs stand beside the code
-that they configure.
+Knows msgspec. Does not know YAML (see plain_yaml.py) nor any particular configuration: those structs stand
+beside the code that they configure.
 """
 
 from __future__ import annotations
@@ -11,14 +11,20 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
+from dualkd.configs import plain_yaml
+from dualkd.configs.plain_yaml import Document, KeyPath, PlainYamlError
 
 T = TypeVar("T")
-KeyPath = tuple[str | int, ...]
+Mistakes = Iterable[tuple[KeyPath, str]]
+
+MAX_TOLD = 100  # mistakes; who has more need not read them all at once
+MAX_SHOWN = 80  # characters of a value or a key
 
 
 class ConfigError(Exception):
@@ -33,99 +39,79 @@ def load(path: str | Path, type_: type[T], overrides: Iterable[str] = ()) -> T:
     """Read the YAML file `path` as the msgspec struct `type_`.
 
     `overrides` are `key.path=value` pairs that win over the file; values are read as YAML.
-    Raises ConfigError, with all mistakes at once, for an unreadable file, YAML that does not parse, a
-    duplicate key, an unknown key, a missing key, a wrong type or a value out of range.
+    Raises ConfigError, with all mistakes at once, for an unreadable file, YAML that does not parse or is
+    not plain, a duplicate key, an unknown key, a missing key, a wrong type or a value out of range.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError([f"{path}: cannot be read: {reason}"]) from error
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: is not valid YAML: {' '.join(str(error).split())}"]) from error
-    lines: dict[KeyPath, int] = {}
-    mistakes = [f"{path}{where}" for where in _index_lines(root, (), lines)]
-    tree = {} if tree is None else tree
+    document = _read(Path(path))
+    mistakes = [
+        f"{path}:{line}: {_dotted(key_path)}: given twice (first on line {document.lines[key_path]}); remove one"
+        for key_path, line in document.repeated[:MAX_TOLD]
+    ]
+    tree = {} if document.tree is None else document.tree
     for override in overrides:
-        _apply_override(tree, override, lines)
-    for key_path, message in _find_mistakes(tree, type_, ()):
-        mistakes.append(f"{path}{_line_of(key_path, lines)}: {_dotted(key_path)}: {message}")
+        _apply_override(tree, override, document.lines)
+    for key_path, message in islice(_find_mistakes(tree, type_, ()), MAX_TOLD - len(mistakes)):
+        mistakes.append(f"{path}{_line_of(key_path, document.lines)}: {_dotted(key_path)}: {message}")
     if mistakes:
         raise ConfigError(mistakes)
-    try:
-        return msgspec.convert(tree, type_)
-    except msgspec.ValidationError as error:  # a rule over several keys, from a struct's __post_init__
-        raise ConfigError([f"{path}: {error}"]) from error
+    return msgspec.convert(tree, type_)
 
 
 def dump(config: object) -> str:
     """Return the effective configuration, defaults included, as YAML."""
-    return yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, default_flow_style=False)
+    return plain_yaml.dump(msgspec.to_builtins(config))
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's idea of numbers and booleans: 1e-3 is a float, `off` is a string."""
-
-
-_OURS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OURS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
-    list("-+0123456789."),
-)
-
-
-def _index_lines(node: yaml.Node | None, at: KeyPath, lines: dict[KeyPath, int]) -> list[str]:
-    """Note the line of every key path below `node`; return a message for every key given twice."""
-    mistakes = []
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*at, str(key.value))
-            if here in lines:
-                line = key.start_mark.line + 1
-                mistakes.append(
-                    f":{line}: {_dotted(here)}: given twice (first on line {lines[here]}); remove one"
-                )
-            lines[here] = key.start_mark.line + 1
-            mistakes += _index_lines(value, here, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            item = (*at, index)
-            lines[item] = value.start_mark.line + 1
-            mistakes += _index_lines(value, item, lines)
-    return mistakes
+def _read(path: Path) -> Document:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(plain_yaml.MAX_BYTES + 1)
+        return plain_yaml.parse(raw.decode())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError([f"{path}: cannot be read: {reason}"]) from error
+    except PlainYamlError as error:
+        line = "" if error.line is None else f":{error.line}"
+        raise ConfigError([f"{path}{line}: {error}"]) from error
 
 
 def _apply_override(tree: object, override: str, lines: dict[KeyPath, int]) -> None:
     """Set `key.path=value` in `tree`, making the mappings on the way; forget the lines it overrides."""
     dotted, equals, text = override.partition("=")
-    keys: list[str | int] = [int(key) if key.isdigit() else key for key in dotted.split(".")]
+    told = f"--set {_printable(override)}"
     if not equals or not dotted:
-        raise ConfigError([f"--set {override}: write it as key.path=value"])
+        raise ConfigError([f"{told}: write it as key.path=value"])
     try:
-        value = yaml.load(text, Loader=_Loader)
-        node: Any = tree
-        for key in keys[:-1]:
-            node = node[key] if isinstance(key, int) else node.setdefault(key, {})
-        node[keys[-1]] = value
-    except (yaml.YAMLError, TypeError, AttributeError, LookupError) as error:
-        raise ConfigError([f"--set {override}: there is no such place in the configuration"]) from error
-    for key_path in [known for known in lines if known[: len(keys)] == tuple(keys)]:
+        value = plain_yaml.parse(text).tree
+    except PlainYamlError as error:
+        raise ConfigError([f"{told}: the value {error}"]) from error
+    node: Any = tree
+    at: KeyPath = ()
+    *parents, last = dotted.split(".")
+    try:
+        for name in parents:
+            key = _key(node, name)
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+            node, at = node[key], (*at, key)
+        node[_key(node, last)] = value
+    except (TypeError, ValueError, IndexError) as error:
+        raise ConfigError([f"{told}: there is no such place in the configuration"]) from error
+    at = (*at, _key(node, last))
+    for key_path in [known for known in lines if known[: len(at)] == at]:
         del lines[key_path]
 
 
-def _find_mistakes(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[KeyPath, str]]:
+def _key(node: object, name: str) -> str | int:
+    """Read a step of a key path: the items of a list are counted. Raises ValueError."""
+    if not isinstance(node, list):
+        return name
+    if not name.isdecimal():
+        raise ValueError(name)
+    return int(name)
+
+
+def _find_mistakes(value: object, type_: Any, at: KeyPath) -> Mistakes:
     """Yield (key path, message) for everything in `value` that does not fit `type_`."""
     type_ = _chosen_member(value, type_)
     origin = typing.get_origin(type_)
@@ -142,10 +128,8 @@ def _find_mistakes(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[Key
         yield from _convert_mistake(value, type_, at)
 
 
-def _find_struct_mistakes(
-    value: dict[Any, Any], type_: type[msgspec.Struct], at: KeyPath
-) -> Iterable[tuple[KeyPath, str]]:
-    hints = typing.get_type_hints(type_, include_extras=True)
+def _find_struct_mistakes(value: dict[Any, Any], type_: type[msgspec.Struct], at: KeyPath) -> Mistakes:
+    hints = _hints(type_)
     before = 0
     for key in value:
         if key not in hints:
@@ -165,7 +149,7 @@ def _find_struct_mistakes(
         yield from _convert_mistake(value, type_, at)
 
 
-def _find_dict_mistakes(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[KeyPath, str]]:
+def _find_dict_mistakes(value: object, type_: Any, at: KeyPath) -> Mistakes:
     if not isinstance(value, dict):
         yield at, f"got {_shown(value)}, expected a mapping"
         return
@@ -179,7 +163,7 @@ def _find_dict_mistakes(value: object, type_: Any, at: KeyPath) -> Iterable[tupl
         yield from _find_mistakes(item, item_type, (*at, str(key)))
 
 
-def _find_item_mistakes(value: list[Any], type_: Any, at: KeyPath) -> Iterable[tuple[KeyPath, str]]:
+def _find_item_mistakes(value: list[Any], type_: Any, at: KeyPath) -> Mistakes:
     item_types = typing.get_args(type_)
     if typing.get_origin(type_) is list or item_types[-1] is Ellipsis:
         item_types = item_types[:1] * len(value)
@@ -189,7 +173,7 @@ def _find_item_mistakes(value: list[Any], type_: Any, at: KeyPath) -> Iterable[t
         yield from _find_mistakes(item, item_type, (*at, index))
 
 
-def _convert_mistake(value: object, type_: Any, at: KeyPath) -> Iterable[tuple[KeyPath, str]]:
+def _convert_mistake(value: object, type_: Any, at: KeyPath) -> Mistakes:
     try:
         msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
@@ -206,17 +190,27 @@ def _chosen_member(value: object, type_: Any) -> Any:
     return type_
 
 
+@cache
+def _hints(type_: type[msgspec.Struct]) -> dict[str, Any]:
+    return typing.get_type_hints(type_, include_extras=True)
+
+
 def _names(type_: type[msgspec.Struct]) -> str:
     return ", ".join(type_.__struct_fields__)
 
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+def _printable(text: str) -> str:
+    """`text`, or its quoted and shortened form where it would break or flood a line."""
+    return text if text.isprintable() and len(text) <= MAX_SHOWN else _shown(text)
 
 
 def _dotted(key_path: KeyPath) -> str:
-    return ".".join(str(key) for key in key_path) or "(top level)"
+    return ".".join(_printable(str(key)) for key in key_path) or "(top level)"
 
 
 def _line_of(key_path: KeyPath, lines: dict[KeyPath, int]) -> str:

@@ -112,8 +112,59 @@ def test_an_override_wins_and_is_checked_like_the_file(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "name: x\nparts: [{size: 1}]\n", "parts.0.size=0")[0].endswith(
         "Expected `int` >= 1"
     )
-    assert "no such place" in mistakes(tmp_path, "name: x\n", "parts.3.size=1")[0]
+    for nowhere in ("parts.3.size=1", "parts.-1.size=1", "name.x=1", "parts.\u00b2=1"):
+        assert "no such place" in mistakes(tmp_path, "name: x\nparts: [{size: 1}]\n", nowhere)[0]
+    assert "the value is not valid YAML" in mistakes(tmp_path, "name: x\n", "rate=[1")[0]
     assert "write it as key.path=value" in mistakes(tmp_path, "name: x\n", "rate")[0]
+
+
+def test_an_override_reaches_what_the_file_leaves_open(tmp_path: Path) -> None:
+    """Below a null, and below a free key that looks like a number."""
+    config = tmp_path / "c.yaml"
+    config.write_text("name: x\nspare: null\nkinds: null\n")
+    assert load(config, Whole, ["spare.size=2", "kinds.nut.size=3"]).spare == Part(size=2)
+    assert "kinds.7: '7' cannot be a key" in mistakes(tmp_path, "name: x\n", "kinds.7.size=1")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: &x y\n", "1: is not valid YAML: anchors and aliases are not read here; write the value out"),
+        ("name: x\nspare: *x\n", "2: is not valid YAML: anchors and aliases are not read"),
+        ("name: !!python/name:os.system x\n", "1: is not valid YAML: tags are not read here"),
+        ("name: x\nparts: " + "[" * 5000, "2: is not valid YAML: more than 32 levels deep"),
+        ('name: "\\0"\n', "1: is not valid YAML: a character that no text has"),
+        ('name: "\\ud800"\n', "1: is not valid YAML: a character that no text has"),
+        ('name: "\\UFFFFFFFF"\n', "is not valid YAML: it has an escape or a version out of range"),
+        ("name: x\n#" + "#" * (1 << 18), "is larger than 262144 bytes"),
+        ("? [a]\n: b\n", "1: is not valid YAML: found unhashable key"),
+        ("name: x\n---\nname: y\n", "2: is not valid YAML: but found another document"),
+    ],
+)
+def test_yaml_that_hides_or_floods_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """Aliases (of which a few lines make a tree that fills memory), tags, depth, size, text that is none."""
+    (told,) = mistakes(tmp_path, text)
+    assert told.removeprefix(" ").startswith(said) or told.endswith(said)
+
+
+def test_an_endless_file_is_not_read_to_its_end() -> None:
+    """Of /dev/zero no more than a configuration's size is taken."""
+    with pytest.raises(ConfigError, match="/dev/zero: is larger than 262144 bytes"):
+        load("/dev/zero", Whole)
+
+
+def test_mistakes_without_end_are_not_all_told(tmp_path: Path) -> None:
+    """Who has a hundred need not see the others yet."""
+    assert len(mistakes(tmp_path, "name: x\nparts: [" + "1, " * 10_000 + "]\n")) == 100
+    assert len(mistakes(tmp_path, "name: x\n" * 1000)) == 100
+
+
+def test_a_mistake_is_one_line_whatever_the_key_is(tmp_path: Path) -> None:
+    """A key with a line break in it, and one without end."""
+    told = mistakes(tmp_path, '"a\\nb": 1\n' + "x" * 500 + ": 1\nname: x\n")
+    assert [len(line.splitlines()) for line in told] == [1, 1]
+    assert told[0].startswith("1: 'a\\nb': unknown key")
+    assert len(told[1]) < 200
 
 
 @pytest.mark.parametrize(
@@ -140,7 +191,13 @@ def test_a_missing_file_is_told_with_its_path(tmp_path: Path) -> None:
 
 
 def test_words_stay_words_and_numbers_numbers(tmp_path: Path) -> None:
-    """`off` and `no` are strings as in YAML 1.2; 1e-3 is a number."""
+    """`off`, 010 and dates are strings as in YAML 1.2; 1e-3 is a number, and what was text is text again."""
     config = tmp_path / "c.yaml"
     config.write_text("name: off\nrate: 1e3\n")
     assert load(config, Whole) == Whole(name="off", rate=1000.0)
+    for name in ("1e3", "010", "2026-01-01", "1:30", "=", "<<", "null", "", "0x1f", ".inf"):
+        config.write_text(dump(Whole(name=name)))
+        assert load(config, Whole).name == name
+    config.write_text("name: 2026-01-01\nparts: [{size: 08}]\n")
+    with pytest.raises(ConfigError, match="got '08': Expected `int`, got `str`"):
+        load(config, Whole)
