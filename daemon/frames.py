@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from dualkd.daemon.config import RegionConfig
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -36,6 +37,21 @@ def read_image(path: Path) -> Image:
     if image is None:
         raise FrameError(f"{path}: does not decode as an image ({encoded.size} bytes)")
     return np.asarray(image, np.uint8)
+
+
+def crop(image: Image, region: RegionConfig) -> Image:
+    """Return the region of the picture (height, width, ...), a view without a copy.
+
+    Raises FrameError when the region leaves the picture.
+    """
+    height, width = image.shape[:2]
+    right, bottom = region.x_px + region.width_px, region.y_px + region.height_px
+    if right > width or bottom > height:
+        raise FrameError(
+            f"the region x {region.x_px} to {right}, y {region.y_px} to {bottom} leaves the picture of "
+            f"{width} x {height} pixels; change the region, or the camera's resolution"
+        )
+    return image[region.y_px : bottom, region.x_px : right]
 
 
 def to_model_size(image: Image, height: int, width: int, out: Image | None = None) -> Image:
