@@ -1,35 +1,26 @@
-"""Frames to verdicts: resize into the batch, run the engine, decide, find the regions.
+"""Frames to verdicts: crop, resize into the batch, run the engine, mask, decide, find the regions.
 
-Knows the engine protocol and the bundle's calibration. Does not know cameras, sockets or accounts. An
+Knows recipes and the engine protocol. Does not know where frames come from, sockets or accounts. An
 engine's error is a verdict too, INVALID with the error as its reason; it never becomes a PASS.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from dualkd.daemon.bundle import Bundle
+import numpy.typing as npt
 from dualkd.daemon.decision import decide
 from dualkd.daemon.engine import Engine, EngineError
-from dualkd.daemon.frames import FrameError, to_model_size
-from dualkd.daemon.messages import FrameSize
-from dualkd.daemon.records import Frame, Prediction, Verdict
+from dualkd.daemon.frames import FrameError, Image, crop, to_model_size
+from dualkd.daemon.mask import masked
+from dualkd.daemon.messages import Box, FrameSize
+from dualkd.daemon.recipes import Recipe
+from dualkd.daemon.records import Frame, Prediction, Region, Verdict
 from dualkd.daemon.regions import find_regions
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A frame whose picture is in the batch (at `place`) or has a fault. Needs no camera memory."""
-
-    frame: Frame  # its image is gone
-    size: FrameSize | None
-    place: int | None
-    fault: str
-    wait_ms: float
-    resize_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +28,9 @@ class Judged:
     """A frame's verdict and what it rests on."""
 
     frame: Frame
+    recipe: Recipe
     size: FrameSize | None
+    covers: Box | None  # what the model saw of the picture, None where it saw nothing
     prediction: Prediction | None
     verdict: Verdict
     batch: int
@@ -47,105 +40,183 @@ class Judged:
     decide_ms: float
 
 
-class Judge:
-    """Judges batches of up to `limit` frames."""
+@dataclass(slots=True)
+class _Place:
+    """A frame in the batch of its engine (at `index`), or with a fault."""
 
-    def __init__(self, engine: Engine, bundle: Bundle, threshold: float | None, size: int | None) -> None:
-        """`threshold` None takes the calibration's, `size` None the bundle's max_batch."""
-        self.limit = min(size or bundle.manifest.max_batch, bundle.manifest.max_batch)
+    frame: Frame
+    recipe: Recipe
+    size: FrameSize | None = None
+    covers: Box | None = None
+    index: int | None = None
+    fault: str = ""
+    wait_ms: float = 0.0
+    resize_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The frames of one turn that go through one engine, and what came of them."""
+
+    engine: Engine
+    max_batch: int
+    pictures: npt.NDArray[np.uint8]
+    count: int = 0
+    predictions: list[Prediction] = field(default_factory=list)
+    error: str = ""
+    infer_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class _Station:
+    """A camera's recipe and its latest scores."""
+
+    recipe: Recipe
+    scores: deque[float]
+
+
+class Judge:
+    """Judges every camera's frames by its recipe. Frames with the same bundle share batches."""
+
+    def __init__(self, size: int | None) -> None:
+        """`size` None takes the bundles' own max_batch."""
         self.errors_in_a_row = 0
         self.last_error = ""
-        self._engine = engine
-        self._calibration = bundle.manifest.calibration
-        self._threshold = self._calibration.threshold if threshold is None else threshold
-        self._batch = np.zeros((self.limit, *engine.input_size, 3), np.uint8)
+        self._size = size
+        self._stations: dict[str, _Station] = {}
+        self._batches: dict[str, _Batch] = {}  # by the bundle's sha256
 
-    def warm_up(self) -> None:
-        """Run one black frame, so that a graph that cannot run is found now. Raises EngineError."""
-        self._engine.infer(self._batch[:1])
+    @property
+    def limit(self) -> int:
+        """How many frames one turn may bring."""
+        return max((len(batch.pictures) for batch in self._batches.values()), default=1)
 
-    def prepare(self, frames: Sequence[Frame]) -> list[Prepared]:
-        """Bring up to `limit` frames into the batch. Afterwards their images may be released."""
-        taken_ns = time.monotonic_ns()
-        prepared: list[Prepared] = []
-        place = 0
-        for frame in frames:
-            began_ns = time.monotonic_ns()
-            fault, size = frame.fault, None
-            if frame.image is None:
-                fault = fault or "the frame has no picture"
-            else:
-                size = FrameSize(width_px=frame.image.shape[1], height_px=frame.image.shape[0])
-                try:
-                    to_model_size(frame.image, *self._engine.input_size, out=self._batch[place])
-                except FrameError as error:
-                    fault = str(error)
-            prepared.append(
-                Prepared(
-                    frame=replace(frame, image=None),
-                    size=size,
-                    place=None if fault else place,
-                    fault=fault,
-                    wait_ms=(taken_ns - frame.captured_mono_ns) / 1e6,
-                    resize_ms=(time.monotonic_ns() - began_ns) / 1e6,
-                )
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """Of every camera."""
+        return {camera: station.recipe for camera, station in self._stations.items()}
+
+    def use(self, recipes: dict[str, Recipe]) -> None:
+        """Judge these cameras by these recipes from the next frame on."""
+        for camera, recipe in recipes.items():
+            self._stations[camera] = _Station(recipe, deque(maxlen=recipe.config.smoothing - 1))
+        in_use = {station.recipe.bundle.sha256: station.recipe for station in self._stations.values()}
+        limit = max(self._size or recipe.bundle.manifest.max_batch for recipe in in_use.values())
+        self._batches = {
+            sha256: _Batch(
+                engine=recipe.engine,
+                max_batch=min(limit, recipe.bundle.manifest.max_batch),
+                pictures=np.zeros((limit, *recipe.engine.input_size, 3), np.uint8),
             )
-            place += not fault
-        return prepared
+            for sha256, recipe in in_use.items()
+        }
 
-    def judge(self, prepared: Sequence[Prepared]) -> list[Judged]:
-        """Return every frame's verdict, in order. What the engine cannot do makes INVALID."""
-        count = sum(item.place is not None for item in prepared)
+    def judge(self, frames: Sequence[Frame]) -> list[Judged]:
+        """Return the verdict of up to `limit` frames, in order. What the engine cannot do makes INVALID."""
+        taken_ns = time.monotonic_ns()
+        for batch in self._batches.values():
+            batch.count, batch.error, batch.predictions = 0, "", []
+        places = [self._place(frame, taken_ns) for frame in frames]
+        for batch in self._batches.values():
+            if batch.count:
+                self._infer(batch)
+        return [self._decide(place) for place in places]
+
+    def _place(self, frame: Frame, taken_ns: int) -> _Place:
+        """Bring a frame's picture into its engine's batch."""
         began_ns = time.monotonic_ns()
-        error = ""
-        predictions: list[Prediction] = []
-        if count:
-            try:
-                predictions = self._predict(count)
-                self.errors_in_a_row = 0
-            except EngineError as failure:
-                error = self.last_error = str(failure)
-                self.errors_in_a_row += 1
-        infer_ms = (time.monotonic_ns() - began_ns) / 1e6
-        return [self._decide(item, predictions, error, count, infer_ms) for item in prepared]
-
-    def _predict(self, count: int) -> list[Prediction]:
-        raw = self._engine.infer(self._batch[:count])
-        for name, value in raw._asdict().items():
-            if value is not None and len(value) != count:
-                raise EngineError(f"the engine gave {len(value)} values of {name} for {count} frames")
-        if all(value is None for value in raw):
-            raise EngineError("the engine gave no output")
-        return raw.split()
-
-    def _decide(
-        self, item: Prepared, predictions: Sequence[Prediction], error: str, count: int, infer_ms: float
-    ) -> Judged:
-        began_ns = time.monotonic_ns()
-        prediction = None
-        if item.place is None or error:
-            verdict = Verdict("INVALID", item.fault or error, self._threshold)
+        recipe = self._stations[frame.camera].recipe
+        place = _Place(frame, recipe, fault=frame.fault, wait_ms=(taken_ns - frame.captured_mono_ns) / 1e6)
+        if frame.image is None:
+            place.fault = frame.fault or "the frame has no picture"
         else:
-            prediction = predictions[item.place]
-            verdict = decide(prediction, self._calibration, self._threshold)
-            above = self._calibration.region_threshold
-            if (
-                verdict.outcome == "FAIL"
-                and item.size
-                and above is not None
-                and prediction.anomaly_map is not None
-            ):
-                size = item.size
-                regions = find_regions(prediction.anomaly_map, above, size.width_px, size.height_px)
-                verdict = replace(verdict, regions=regions)
+            height, width = frame.image.shape[:2]
+            place.size = FrameSize(width_px=width, height_px=height)
+        if frame.image is not None and not place.fault:
+            batch = self._batches[recipe.bundle.sha256]
+            try:
+                place.covers = self._show(frame.image, recipe, batch)
+                place.index = batch.count
+                batch.count += 1
+            except FrameError as error:
+                place.fault = str(error)
+        place.resize_ms = (time.monotonic_ns() - began_ns) / 1e6
+        return place
+
+    def _show(self, image: Image, recipe: Recipe, batch: _Batch) -> Box:
+        """Write what the recipe looks at into the batch; return which part of the picture that is."""
+        height, width = image.shape[:2]
+        covers = recipe.region or Box(x_px=0, y_px=0, width_px=width, height_px=height)
+        if recipe.mask_size is not None and recipe.mask_size != (height, width):
+            raise FrameError(
+                f"the picture is {width} x {height}, the mask of recipe {recipe.name} was drawn for "
+                f"{recipe.mask_size[1]} x {recipe.mask_size[0]}"
+            )
+        seen = image if recipe.region is None else crop(image, recipe.region)
+        to_model_size(seen, *batch.engine.input_size, out=batch.pictures[batch.count])
+        return covers
+
+    def _infer(self, batch: _Batch) -> None:
+        began_ns = time.monotonic_ns()
+        try:
+            for start in range(0, batch.count, batch.max_batch):
+                pictures = batch.pictures[start : min(start + batch.max_batch, batch.count)]
+                batch.predictions += _predict(batch.engine, pictures)
+            self.errors_in_a_row = 0
+        except EngineError as failure:
+            batch.error = self.last_error = str(failure)
+            self.errors_in_a_row += 1
+        batch.infer_ms = (time.monotonic_ns() - began_ns) / 1e6
+
+    def _decide(self, place: _Place) -> Judged:
+        began_ns = time.monotonic_ns()
+        station, recipe = self._stations[place.frame.camera], place.recipe
+        batch = self._batches[recipe.bundle.sha256]
+        prediction = None
+        fault = place.fault or batch.error
+        if place.index is None or fault:
+            verdict = Verdict("INVALID", fault, recipe.fail, recipe.config.warn)
+            if place.frame.frame_id is None:  # what came before the gap says nothing of what comes after
+                station.scores.clear()
+        else:
+            prediction = batch.predictions[place.index]
+            if recipe.grid is not None and recipe.bundle.manifest.top_count is not None:
+                prediction = masked(prediction, recipe.grid, recipe.bundle.manifest.top_count)
+            calibration = recipe.bundle.manifest.calibration
+            verdict = decide(prediction, calibration, recipe.fail, recipe.config.warn, tuple(station.scores))
+            if verdict.score is not None:
+                station.scores.append(verdict.score)
+            if verdict.outcome == "FAIL":
+                verdict = replace(verdict, regions=_regions(prediction, recipe, place.covers))
         return Judged(
-            frame=item.frame,
-            size=item.size,
+            frame=place.frame,
+            recipe=recipe,
+            size=place.size,
+            covers=place.covers,
             prediction=prediction,
             verdict=verdict,
-            batch=0 if item.place is None else count,
-            wait_ms=item.wait_ms,
-            resize_ms=item.resize_ms,
-            infer_ms=0.0 if item.place is None else infer_ms,
+            batch=0 if place.index is None else batch.count,
+            wait_ms=place.wait_ms,
+            resize_ms=place.resize_ms,
+            infer_ms=0.0 if place.index is None else batch.infer_ms,
             decide_ms=(time.monotonic_ns() - began_ns) / 1e6,
         )
+
+
+def _predict(engine: Engine, pictures: npt.NDArray[np.uint8]) -> list[Prediction]:
+    raw = engine.infer(pictures)
+    for name, value in raw._asdict().items():
+        if value is not None and len(value) != len(pictures):
+            raise EngineError(f"the engine gave {len(value)} values of {name} for {len(pictures)} frames")
+    if all(value is None for value in raw):
+        raise EngineError("the engine gave no output")
+    return raw.split()
+
+
+def _regions(prediction: Prediction, recipe: Recipe, covers: Box | None) -> list[Region]:
+    """The places above the region threshold, in pixels of the camera's whole picture."""
+    above = recipe.bundle.manifest.calibration.region_threshold
+    if prediction.anomaly_map is None or above is None or covers is None:
+        return []
+    found = find_regions(prediction.anomaly_map, above, covers.width_px, covers.height_px)
+    return [replace(box, x_px=box.x_px + covers.x_px, y_px=box.y_px + covers.y_px) for box in found]

@@ -138,7 +138,7 @@ class CameraStatus(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool
     restarts: Count  # of its capture process
     age_s: float | None  # since the last frame was captured; None: none yet
-    recipe: RecipeRef
+    recipe: RecipeRef | None  # None until it is loaded
     captured: Count
     passed: Count
     failed: Count

@@ -87,12 +87,8 @@ class Notifier(Protocol):
 
     def tell(self, *lines: str) -> None: ...
     def feed_watchdog(self) -> None: ...
-
-
-class EngineLoader(Protocol):
-    """Loads a bundle's engine. Raises EngineError, BundleError."""
-
-    def __call__(self, bundle: Bundle) -> Engine: ...
+    def reloading(self) -> None: ...
+    def extend_timeout(self, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +128,21 @@ class Metrics(Protocol):
     def result(self, header: ResultHeader) -> None: ...
     def status(self, header: StatusHeader) -> None: ...
     def close(self) -> None: ...
+
+
+class EngineLoader(Protocol):
+    """Loads a bundle's engine. Raises EngineError, BundleError."""
+
+    def __call__(self, bundle: Bundle) -> Engine: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that the service works with, as one."""
+
+    frames: Frames
+    publisher: Publisher
+    control: Control
+    archive: Archive
+    metrics: Metrics
+    notifier: Notifier

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from dualkd.daemon.judge import Judged
-from dualkd.daemon.messages import BundleRef, RegionBox, ResultHeader, StageTimes, encode_map
+from dualkd.daemon.messages import RegionBox, ResultHeader, StageTimes, encode_map
 
 
 def result_message(
@@ -17,28 +17,37 @@ def result_message(
     line: str,
     boot_id: str,
     seq: int,
-    bundle: BundleRef,
-    region_threshold: float | None,
     dropped: dict[str, int],
     with_map: bool,
 ) -> tuple[ResultHeader, bytes | None]:
     """Return the header, and the bytes of the map if there is one to send."""
     frame, verdict, prediction = judged.frame, judged.verdict, judged.prediction
-    anomaly_map = prediction.anomaly_map if prediction is not None and with_map else None
-    spec, map_bytes = (None, None) if anomaly_map is None else encode_map(anomaly_map)
+    spec, map_bytes = None, None
+    if (
+        with_map
+        and prediction is not None
+        and prediction.anomaly_map is not None
+        and judged.covers is not None
+    ):
+        spec, map_bytes = encode_map(prediction.anomaly_map, judged.covers)
+    recipe = judged.recipe.ref
     header = ResultHeader(
         boot_id=boot_id,
         line=line,
         camera=frame.camera,
         seq=seq,
         frame_id=frame.frame_id,
+        job_id=frame.job_id,
         source_name=frame.source_name,
         captured_utc_ns=frame.captured_utc_ns,
         captured_mono_ns=frame.captured_mono_ns,
         verdict=verdict.outcome,
         reason=verdict.reason,
+        doubtful=verdict.doubtful,
         score=verdict.score,
+        smoothed_score=verdict.smoothed_score,
         threshold=verdict.threshold,
+        warn_threshold=verdict.warn_threshold,
         d_local=None if prediction is None else prediction.d_local,
         d_semantic=None if prediction is None else prediction.d_semantic,
         p_local=verdict.p_local,
@@ -53,7 +62,7 @@ def result_message(
             )
             for region in verdict.regions
         ],
-        region_threshold=region_threshold,
+        region_threshold=judged.recipe.bundle.manifest.calibration.region_threshold,
         frame=judged.size,
         batch=judged.batch,
         stage_ms=StageTimes(
@@ -64,7 +73,8 @@ def result_message(
             total=(time.monotonic_ns() - frame.captured_mono_ns) / 1e6,
         ),
         dropped=dropped,
-        bundle=bundle,
+        recipe=recipe.name,
+        bundle=recipe.bundle,
         map=spec,
     )
     return header, map_bytes

@@ -97,7 +97,7 @@ def judge_film(config: Path, out: Path) -> tuple[list[Result], float]:
     """Run the daemon as a process on the film and subscribe to it: its results, and the seconds they took."""
     results_endpoint, scores_endpoint = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
     overrides = [
-        f"bundle={out / 'bundle'}",
+        f"recipes.default.bundle={out / 'bundle'}",
         f"cameras.0.source={out / 'film.mp4'}",
         f"publisher.results={results_endpoint}",
         f"publisher.scores={scores_endpoint}",

@@ -33,10 +33,11 @@ from dualkd.daemon.bundle import (
     new_bundle_folder,
     write_manifest,
 )
+from dualkd.daemon.control_messages import AnyRequest, Reply
 from dualkd.daemon.decision import Calibration, Link
 from dualkd.daemon.engine import EngineError, RawPrediction
 from dualkd.daemon.messages import Header, ResultHeader, StatusHeader
-from dualkd.daemon.parts import Lease
+from dualkd.daemon.parts import Call, CameraCondition, Job, Lease
 from dualkd.daemon.records import Frame
 from onnx import TensorProto, helper
 
@@ -217,9 +218,12 @@ class ListedFrames:
 
     def __init__(self, frames: Iterable[Frame]) -> None:
         self.waiting = list(frames)
-        self.released: list[int] = []
+        self.released: list[int | None] = []
+        self.paused: set[str] = set()
+        self.held = False  # True: nothing is given until it is False again
         self.closed = False
-        self._captured = Counter(frame.camera for frame in self.waiting)
+        self._captured = Counter(frame.camera for frame in self.waiting if frame.frame_id is not None)
+        self._next_slot = 0
 
     def start(self) -> None:
         """Nothing to start."""
@@ -234,14 +238,26 @@ class ListedFrames:
         """Nothing waits for it."""
 
     def take(self, limit: int, wait_s: float, gather_s: float) -> list[Lease]:  # noqa: ARG002 (never waits)
+        if self.held:
+            return []
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
-        return [Lease(frame, frame.frame_id) for frame in taken]
+        return [Lease(frame, index) for index, frame in enumerate(taken, self._taken(len(taken)))]
 
     def release(self, lease: Lease) -> None:
         self.released.append(lease.slot)
 
+    def trigger(self, job: Job) -> str:
+        return f"camera {job.camera} is not triggered by software"
+
+    def pause(self, camera: str) -> None:
+        self.paused.add(camera)
+
+    def resume(self, camera: str) -> None:
+        self.paused.discard(camera)
+
     def stop(self) -> None:
         """It has nothing more anyway."""
+        self.held = False
 
     def abandon(self) -> None:
         """Nothing to kill."""
@@ -249,17 +265,26 @@ class ListedFrames:
     def ended(self) -> bool:
         return not self.waiting
 
-    def running(self) -> list[str]:
-        return []
-
     def failures(self) -> list[str]:
         return []
+
+    def conditions(self) -> dict[str, CameraCondition]:
+        return {
+            camera: CameraCondition(
+                "ended" if self.ended() else "running", "", camera in self.paused, 0, None
+            )
+            for camera in self._captured
+        }
 
     def counters(self) -> dict[str, tuple[int, dict[str, int]]]:
         return {camera: (captured, {}) for camera, captured in self._captured.items()}
 
     def close(self) -> None:
         self.closed = True
+
+    def _taken(self, count: int) -> int:
+        first, self._next_slot = self._next_slot, self._next_slot + count
+        return first
 
 
 class KeptMessages:
@@ -304,11 +329,83 @@ class KeptMessages:
         """Nothing to close."""
 
 
+class ListedCalls:
+    """The Control protocol over a list of requests; what was answered is kept, in order."""
+
+    def __init__(self) -> None:
+        self.waiting: list[AnyRequest] = []
+        self.replies: list[Reply] = []
+        self.jpegs: list[bytes | None] = []
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def calls(self) -> list[Call]:
+        taken, self.waiting = self.waiting, []
+        return [Call(request, self._answer) for request in taken]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _answer(self, reply: Reply, jpeg: bytes | None) -> None:
+        self.replies.append(reply)
+        self.jpegs.append(jpeg)
+
+
+class KeptOffers:
+    """The Archive protocol into a list of headers."""
+
+    def __init__(self) -> None:
+        self.offers: list[ResultHeader] = []
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def offer(
+        self,
+        header: ResultHeader,
+        image: Image | None,  # noqa: ARG002 (tests of the service look at headers)
+        anomaly_map: npt.NDArray[np.float32] | None,  # noqa: ARG002
+    ) -> None:
+        self.offers.append(header)
+
+    def warnings(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class NoMetrics:
+    """The Metrics protocol, counting nothing."""
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def result(self, header: ResultHeader) -> None:
+        """Not counted."""
+
+    def status(self, header: StatusHeader) -> None:
+        """Not counted."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class SilentNotifier:
     """The Notifier protocol, told but not telling."""
 
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
     def tell(self, *lines: str) -> None:
-        """Nobody listens."""
+        self.told += lines
 
     def feed_watchdog(self) -> None:
         """Nobody watches."""
+
+    def reloading(self) -> None:
+        self.told.append("RELOADING=1")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Nobody waits."""

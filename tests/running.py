@@ -39,28 +39,31 @@ class DaemonProcess:
     """`python -m dualkd.daemon` with a configuration; a context manager that kills what is left."""
 
     def __init__(self, folder: Path, bundle: Path, cameras: list[dict[str, Any]], **changes: Any) -> None:
-        """`changes` are top-level keys; `publisher` is merged. Sockets are ipc ones in `folder`."""
+        """`changes` are top-level keys; `publisher` and `recipe` are merged. Sockets are ipc ones in `folder`."""
         self.results = f"ipc://{folder}/results"
         self.scores = f"ipc://{folder}/scores"
+        self.control = f"ipc://{folder}/control"
         publisher = {"results": self.results, "scores": self.scores, "wait_for_subscribers": 1}
         publisher.update(changes.pop("publisher", {}))
         config = {
             "line": "test",
-            "bundle": str(bundle),
+            "recipes": {"default": {"bundle": str(bundle), **changes.pop("recipe", {})}},
             "engine": {"threads": 1},
             "cameras": cameras,
             "publisher": publisher,
+            "control": {"endpoint": self.control},
+            "metrics": {"address": None},
             **changes,
         }
-        self._config = folder / "daemon.yaml"
-        self._config.write_text(yaml.safe_dump(config))
+        self.config_path = folder / "daemon.yaml"
+        self.config_path.write_text(yaml.safe_dump(config))
         self._log = folder / "log"
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> DaemonProcess:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dualkd.daemon", str(self._config)],
+                [sys.executable, "-m", "dualkd.daemon", str(self.config_path)],
                 stderr=log,
                 env={**os.environ, **self.environment},
             )

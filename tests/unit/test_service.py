@@ -9,9 +9,9 @@ import fakes
 import msgspec
 import numpy as np
 import pytest
-from dualkd.daemon.bundle import load_bundle
 from dualkd.daemon.config import DaemonConfig
 from dualkd.daemon.engine import EngineError, RawPrediction
+from dualkd.daemon.parts import Parts
 from dualkd.daemon.records import Frame
 from dualkd.daemon.service import DROPPED_AT_STOP, ExitStatus, Service
 
@@ -28,14 +28,18 @@ class Line:
 
     def __init__(self, folder: Path, given: list[Frame], engine: Any, **changes: Any) -> None:
         cameras = [{"name": name, "source": "-"} for name in sorted({frame.camera for frame in given})]
-        config = msgspec.convert({"line": "l", "bundle": "b", "cameras": cameras, **changes}, DaemonConfig)
+        bundle = fakes.write_bundle(folder / "bundle", max_batch=2)
+        recipes = {"default": {"bundle": str(bundle), **changes.pop("recipe", {})}}
+        tree = {"line": "l", "recipes": recipes, "cameras": cameras, **changes}
+        self.configured = msgspec.convert(tree, DaemonConfig)
         self.engine = engine
         self.frames = fakes.ListedFrames(given)
         self.messages = fakes.KeptMessages()
-        bundle = load_bundle(fakes.write_bundle(folder / "bundle", max_batch=2))
-        self.service = Service(
-            config, bundle, lambda: self.engine, self.frames, self.messages, fakes.SilentNotifier()
-        )
+        self.calls = fakes.ListedCalls()
+        self.archive = fakes.KeptOffers()
+        self.notifier = fakes.SilentNotifier()
+        parts = Parts(self.frames, self.messages, self.calls, self.archive, fakes.NoMetrics(), self.notifier)
+        self.service = Service(self.configured, parts, lambda _: self.engine, lambda: self.configured)
 
     @property
     def verdicts(self) -> list[str]:
@@ -60,7 +64,7 @@ def test_every_frame_is_judged_published_and_released(tmp_path: Path) -> None:
 
 
 def test_an_engine_error_makes_its_frames_invalid_and_no_others(tmp_path: Path) -> None:
-    """The second batch fails (the first call is the warm-up): two INVALID with the reason, the rest judged."""
+    """The second batch fails (the first call is the self-test): two INVALID with the reason, the rest judged."""
     line = Line(tmp_path, frames(*[DARK] * 6), fakes.SteeredEngine(fail_calls=[2]))
     assert line.service.run() == ExitStatus.DONE
     assert line.verdicts == ["PASS", "PASS", "INVALID", "INVALID", "PASS", "PASS"]
@@ -81,7 +85,7 @@ def test_an_engine_that_keeps_failing_ends_the_daemon_with_closed_accounts(tmp_p
     assert line.engine.closed
 
 
-def test_an_engine_that_cannot_even_warm_up_is_refused_at_start(tmp_path: Path) -> None:
+def test_an_engine_that_fails_its_self_test_is_refused_at_start(tmp_path: Path) -> None:
     """No frame is taken before the engine has shown that it runs."""
     line = Line(tmp_path, frames(DARK), fakes.SteeredEngine(fail_calls=[0]))
     with pytest.raises(EngineError):
@@ -152,11 +156,11 @@ def test_a_second_stop_ends_at_once_with_closed_accounts(tmp_path: Path) -> None
 
 
 def test_the_operators_threshold_wins_over_the_calibration(tmp_path: Path) -> None:
-    """decision.threshold moves the verdict and is what the message names."""
+    """A recipe's `fail` moves the verdict and is what the message names."""
     grey = fakes.picture(125)
     assert Line(tmp_path / "a", frames(grey), fakes.SteeredEngine()).service.run() == ExitStatus.DONE
-    strict = Line(tmp_path / "b", frames(grey), fakes.SteeredEngine(), decision={"threshold": 0.01})
-    loose = Line(tmp_path / "c", frames(grey), fakes.SteeredEngine(), decision={"threshold": 0.99})
+    strict = Line(tmp_path / "b", frames(grey), fakes.SteeredEngine(), recipe={"fail": 0.01})
+    loose = Line(tmp_path / "c", frames(grey), fakes.SteeredEngine(), recipe={"fail": 0.99})
     strict.service.run()
     loose.service.run()
     assert (strict.verdicts, loose.verdicts) == (["FAIL"], ["PASS"])
