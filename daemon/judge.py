@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.decision import decide
@@ -146,15 +147,17 @@ class Judge:
     def _show(self, image: Image, recipe: Recipe, batch: _Batch) -> Box:
         """Write what the recipe looks at into the batch; return which part of the picture that is."""
         height, width = image.shape[:2]
-        covers = recipe.region or Box(x_px=0, y_px=0, width_px=width, height_px=height)
+        region = recipe.config.region
         if recipe.mask_size is not None and recipe.mask_size != (height, width):
             raise FrameError(
                 f"the picture is {width} x {height}, the mask of recipe {recipe.name} was drawn for "
                 f"{recipe.mask_size[1]} x {recipe.mask_size[0]}"
             )
-        seen = image if recipe.region is None else crop(image, recipe.region)
+        seen = image if region is None else crop(image, region)
         to_model_size(seen, *batch.engine.input_size, out=batch.pictures[batch.count])
-        return covers
+        if region is None:
+            return Box(x_px=0, y_px=0, width_px=width, height_px=height)
+        return Box(**msgspec.structs.asdict(region))
 
     def _infer(self, batch: _Batch) -> None:
         began_ns = time.monotonic_ns()

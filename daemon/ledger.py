@@ -65,7 +65,7 @@ class Ledger:
                 paused=conditions[camera].paused,
                 restarts=conditions[camera].restarts,
                 age_s=conditions[camera].age_s,
-                recipe=recipes[camera],
+                recipe=recipes.get(camera),
                 captured=self._captured[camera],
                 passed=verdicts["PASS"],
                 failed=verdicts["FAIL"],

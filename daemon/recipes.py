@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import msgspec
 import numpy as np
 from dualkd.daemon.bundle import Bundle, BundleError, load_bundle
 from dualkd.daemon.config import RecipeConfig, RegionConfig
 from dualkd.daemon.engine import Engine, EngineError
 from dualkd.daemon.frames import FrameError, crop, read_image
 from dualkd.daemon.mask import JUDGED_FROM, Grid, mask_grid
-from dualkd.daemon.messages import Box, BundleRef, RecipeRef
+from dualkd.daemon.messages import BundleRef, RecipeRef
 from dualkd.daemon.parts import EngineLoader
 
 logger = logging.getLogger(__name__)
@@ -50,11 +49,6 @@ class Recipe:
         """The threshold of the score: the recipe's, else the calibration's."""
         fail = self.config.fail
         return self.bundle.manifest.calibration.threshold if fail is None else fail
-
-    @property
-    def region(self) -> Box | None:
-        region = self.config.region
-        return None if region is None else Box(**msgspec.structs.asdict(region))
 
     @property
     def ref(self) -> RecipeRef:
