@@ -336,6 +336,7 @@ class ListedCalls:
         self.waiting: list[AnyRequest] = []
         self.replies: list[Reply] = []
         self.jpegs: list[bytes | None] = []
+        self.on_answer: Callable[[], None] | None = None
 
     def open(self) -> None:
         """Nothing to open."""
@@ -350,6 +351,8 @@ class ListedCalls:
     def _answer(self, reply: Reply, jpeg: bytes | None) -> None:
         self.replies.append(reply)
         self.jpegs.append(jpeg)
+        if self.on_answer is not None:
+            self.on_answer()
 
 
 class KeptOffers:
