@@ -42,6 +42,7 @@ class JudgedPart:
     """A part and the frame on which it was judged worst, of those that show it whole."""
 
     truth: PartTruth
+    frame_id: int
     worst: Result
 
     @property
@@ -122,8 +123,9 @@ def judge_parts(truth: Truth, results: Sequence[Result]) -> list[JudgedPart]:
     by_frame = {result.header.frame_id: result for result in results}
     judged = []
     for part in truth.parts:
-        seen = [by_frame[frame] for frame in range(part.first_frame, part.last_frame + 1)]
-        judged.append(JudgedPart(part, max(seen, key=badness)))
+        seen = range(part.first_frame, part.last_frame + 1)
+        frame_id = max(seen, key=lambda frame: badness(by_frame[frame]))
+        judged.append(JudgedPart(part, frame_id, by_frame[frame_id]))
     return judged
 
 
@@ -168,8 +170,8 @@ def format_speed(results: Sequence[Result], truth: Truth, seconds: float) -> str
 def draw_parts(parts: Sequence[JudgedPart], film: Path, path: Path) -> None:
     """One sheet of all parts in the frame on which they were judged, wrong verdicts first."""
     frames = open_dataset(film, "video").train
-    order = sorted(parts, key=lambda part: part.worst.header.frame_id)
-    images = read_samples([frames[part.worst.header.frame_id] for part in order])
+    order = sorted(parts, key=lambda part: part.frame_id)
+    images = read_samples([frames[part.frame_id] for part in order])
     tiles = []
     for part, image in zip(order, images, strict=True):
         header = part.worst.header
