@@ -1,18 +1,30 @@
-"""A subscriber in Python: typed verdicts from either socket, with lost messages counted.
+"""The daemon from outside, in Python: verdicts with lost ones counted, and requests with their replies.
 
-For integrators and for dualkd-watch. Knows the wire and sockets; does not know the rest of the daemon.
+For integrators, dualkd-watch and dualkd-ctl. Knows the wire; does not know the rest of the daemon.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import zmq
+from dualkd.daemon.connection import Connection
+from dualkd.daemon.control_messages import (
+    MAX_REPLY_BYTES,
+    AnyRequest,
+    ReceivedReply,
+    decode_reply,
+    encode_request,
+)
+from dualkd.daemon.curve import ClientKeys
 from dualkd.daemon.messages import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -22,11 +34,13 @@ from dualkd.daemon.messages import (
     decode_scores,
 )
 
-_HEARTBEAT_MS = 2000
-
 
 class SubscriberTimeoutError(Exception):
     """Nothing came in the time allowed."""
+
+
+class ControllerTimeoutError(Exception):
+    """No reply came in the time allowed: what to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +78,13 @@ class Subscriber:
         timeout_s: float | None = None,
         until_ended: bool = False,
         newest_only: bool = False,
+        keys: ClientKeys | None = None,
     ) -> None:
         """`prefix` chooses topics; `timeout_s` is the longest silence that iterating bears, None being any.
 
         `until_ended` ends the iteration with the daemon. `newest_only` (CONFLATE) keeps one message, the
-        newest of all topics, and is for the `scores` endpoint alone.
+        newest of all topics, and is for the `scores` endpoint alone. `keys` are for a daemon that has some
+        (see curve.load_client_keys). Raises ValueError for what is no endpoint.
         """
         self.status: StatusHeader | None = None  # the last one seen
         self.lost = 0  # messages, over all topics
@@ -76,31 +92,22 @@ class Subscriber:
         self._until_ended = until_ended
         self._next_seq: dict[str, tuple[str, int | None]] = {}
         self._newest_only = newest_only
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.CONFLATE, int(newest_only))
-        self._socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise ValueError(f"{endpoint!r} is no endpoint to connect to: {error}") from error
+        options: dict[int, int] = {zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES, zmq.CONFLATE: int(newest_only)}
+        self._connection = Connection(zmq.SUB, endpoint, keys, options)
+        self._socket = self._connection.socket
         self._socket.subscribe(prefix)
 
     def receive(self, timeout_s: float | None = None) -> Result | Status:
-        """Return the next message. Raises SubscriberTimeoutError, MessageError.
+        """Return the next message. Raises SubscriberTimeoutError, MessageError, KeyDeniedError.
 
         What a late subscriber gets again (`retained`) is returned unless it was received before.
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            wait_ms = None if deadline_s is None else max(0, int((deadline_s - time.monotonic()) * 1e3))
-            if not self._socket.poll(wait_ms):
-                raise SubscriberTimeoutError(f"nothing came within {timeout_s:g} s")
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            if not self._connection.wait(left_s):
+                why = self._connection.why_silent()
+                raise SubscriberTimeoutError(f"nothing came within {timeout_s:g} s: {why}")
             parts = self._socket.recv_multipart()
             message = decode_scores(parts[0]) if len(parts) == 1 else decode_results(parts)
             lost = self._count_lost(message)
@@ -121,8 +128,7 @@ class Subscriber:
                 return
 
     def close(self) -> None:
-        self._socket.close()
-        self._context.term()
+        self._connection.close()
 
     def __enter__(self) -> Subscriber:
         return self
@@ -146,3 +152,44 @@ class Subscriber:
         lost = max(0, header.seq - expected)
         self.lost += lost
         return lost
+
+
+class Controller:
+    """Asks a daemon through its control socket. Use it as a context manager, in one thread.
+
+    >>> with Controller("tcp://127.0.0.1:5573") as controller:  # doctest: +SKIP
+    ...     print(controller.ask(Pause(camera="cam0")).reply.message)
+    """
+
+    def __init__(self, endpoint: str, *, keys: ClientKeys | None = None) -> None:
+        """`keys` are for a daemon that has some. Raises ValueError for what is no endpoint."""
+        self._endpoint = endpoint
+        options: dict[int, int] = {zmq.MAXMSGSIZE: MAX_REPLY_BYTES}
+        self._connection = Connection(zmq.DEALER, endpoint, keys, options)
+
+    def ask(self, request: AnyRequest, timeout_s: float = 5.0) -> ReceivedReply:
+        """Send one request and return its reply. Raises ControllerTimeoutError, KeyDeniedError, MessageError.
+
+        A request that got no answer in time may still be carried out.
+        """
+        identified = msgspec.structs.replace(request, id=secrets.token_hex(8))
+        deadline_s = time.monotonic() + timeout_s
+        with suppress(zmq.Again):  # nobody to send to, so nobody answers
+            self._connection.socket.send(encode_request(identified), zmq.NOBLOCK)
+        while self._connection.wait(max(0.0, deadline_s - time.monotonic())):
+            received = decode_reply(self._connection.socket.recv_multipart())
+            if received.reply.id == identified.id:  # another is to a request that was given up
+                return received
+        why = self._connection.why_silent()
+        raise ControllerTimeoutError(f"{self._endpoint}: no answer within {timeout_s:g} s: {why}")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Controller:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -50,6 +50,10 @@ class SetThreshold(Request, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fail: Threshold | Literal["calibrated"] | None = None
     warn: Threshold | Literal["off"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.fail is None and self.warn is None:
+            raise ValueError("a threshold request moves `fail`, `warn` or both; it holds neither")
+
 
 class Pause(Request, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="pause"):
     """Judge no frame of a camera until `resume`; they are dropped and counted."""
@@ -103,8 +107,16 @@ def decode_request(raw: bytes) -> AnyRequest:
         raise MessageError(f"a request has at most {MAX_REQUEST_BYTES} bytes, got {len(raw)}")
     try:
         return _request.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise MessageError(f"not a request: {error}") from error
+
+
+def request_id(raw: bytes) -> str:
+    """The id of something that is no request, so that who sent it can tell the reply; empty if it has none."""
+    try:
+        return _identified.decode(raw).id if len(raw) <= MAX_REQUEST_BYTES else ""
+    except _UNREADABLE:
+        return ""
 
 
 def encode_reply(reply: Reply, jpeg: bytes | None = None) -> list[bytes]:
@@ -117,11 +129,21 @@ def decode_reply(parts: list[bytes]) -> ReceivedReply:
     """Read a reply. Raises MessageError saying what does not fit."""
     if not 1 <= len(parts) <= 2:
         raise MessageError(f"a reply has 1 or 2 parts, got {len(parts)}")
+    size = sum(len(part) for part in parts)
+    if size > MAX_REPLY_BYTES:
+        raise MessageError(f"a reply has at most {MAX_REPLY_BYTES} bytes, got {size}")
     try:
         return ReceivedReply(_reply.decode(parts[0]), parts[1] if len(parts) == 2 else None)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise MessageError(f"not a reply: {error}") from error
 
 
+class _Identified(msgspec.Struct, frozen=True):
+    id: Annotated[str, msgspec.Meta(max_length=128)] = ""
+
+
+# msgspec says a text that is no UTF-8 with Python's own error, and nesting too deep with RecursionError
+_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _request: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+_identified = msgspec.json.Decoder(_Identified)
 _reply = msgspec.json.Decoder(Reply)

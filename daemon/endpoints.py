@@ -8,10 +8,20 @@ import ipaddress
 def check_endpoint(key: str, endpoint: str) -> None:
     """Raise ValueError, naming `key`, unless `endpoint` is ipc://PATH or tcp://ADDRESS:PORT."""
     scheme, _, rest = endpoint.partition("://")
+    if scheme == "ipc" and rest.startswith("@"):
+        raise ValueError(
+            f"{key}: got {endpoint!r}: an abstract socket has no file mode, so every user of this host could "
+            "reach it; give it a path"
+        )
     if scheme == "ipc" and rest and "*" not in rest:
         return
     if scheme != "tcp" or _split(rest) is None:
         raise ValueError(f"{key}: got {endpoint!r}: expected ipc://PATH or tcp://ADDRESS:PORT")
+
+
+def is_tcp(endpoint: str) -> bool:
+    """Whether a well-formed endpoint is a TCP one; the others are sockets in the file system."""
+    return endpoint.startswith("tcp://")
 
 
 def check_http_address(key: str, address: str) -> None:

@@ -15,23 +15,26 @@ from typing import TextIO
 
 import msgspec
 from dualkd.daemon.client import Result, Status, Subscriber, SubscriberTimeoutError
-from dualkd.daemon.messages import MessageError
+from dualkd.daemon.connection import KeyDeniedError
+from dualkd.daemon.curve import CurveError
+from dualkd.daemon.messages import MessageError, ResultHeader
+from dualkd.daemon.terminal import add_key_options, printable, read_keys
 
-DONE, TIMED_OUT, USAGE, UNREADABLE, DAEMON_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, TIMED_OUT, USAGE, UNREADABLE, DAEMON_FAILED, DENIED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 _COLOURS = {"PASS": "\033[32m", "FAIL": "\033[1;31m", "INVALID": "\033[33m"}
 _PLAIN = "\033[0m"
 
 EXIT_STATUSES = """\
 exit status: 0 done; 1 timed out; 2 usage; 3 unreadable message, or a picture that cannot be written;
-4 the daemon ended with an error (with --until-ended); 130 interrupted"""
+4 the daemon ended with an error (with --until-ended); 5 the daemon denies the key; 130 interrupted"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dualkd-watch; return its exit status."""
     arguments = _parse(argv)
     try:
-        subscriber = Subscriber(arguments.endpoint, prefix=arguments.topic)
-    except ValueError as error:
+        subscriber = Subscriber(arguments.endpoint, prefix=arguments.topic, keys=read_keys(arguments))
+    except (ValueError, CurveError) as error:
         print(f"dualkd-watch: {error}", file=sys.stderr)
         return USAGE
     watch = _Watch(arguments, sys.stdout)
@@ -44,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (MessageError, OSError) as error:
             print(f"dualkd-watch: {error}", file=sys.stderr)
             status = UNREADABLE
+        except KeyDeniedError as error:
+            print(f"dualkd-watch: {error}", file=sys.stderr)
+            status = DENIED
         except KeyboardInterrupt:
             status = INTERRUPTED
     print(watch.summary(), file=sys.stderr)
@@ -59,6 +65,7 @@ class _Watch:
         self._lost = 0
         self._saved = 0
         self._state = ""
+        self._warnings: set[str] = set()
         self._began_s = time.monotonic()
 
     def run(self, subscriber: Subscriber) -> int:
@@ -92,10 +99,14 @@ class _Watch:
         header = status.header
         if self._arguments.json:
             self._say_json(status)
-        elif header.state != self._state:
-            reason = f": {header.reason}" if header.reason else ""
+            return
+        if header.state != self._state:
+            reason = f": {printable(header.reason)}" if header.reason else ""
             self._say(f"  -- line {header.line} {header.state}{reason}")
-        self._state = header.state
+        for warning in header.warnings:
+            if warning not in self._warnings:
+                self._say(f"  !! {printable(warning)}")
+        self._state, self._warnings = header.state, set(header.warnings)
 
     def _show_result(self, result: Result) -> None:
         header = result.header
@@ -108,14 +119,20 @@ class _Watch:
         mark, plain = (_COLOURS[header.verdict], _PLAIN) if self._colour else ("", "")
         parts = [
             time.strftime("%H:%M:%S", time.localtime(header.captured_utc_ns / 1e9)),
-            f"{header.camera:<12} {header.frame_id:>7}",
+            f"{header.camera:<12} {_frame(header):>7}",
             f"{mark}{header.verdict:<7}{plain}",
             f"score {_number(header.score)}",
             f"(local {_number(header.p_local)}, semantic {_number(header.p_semantic)})",
             f"{header.stage_ms.total:7.1f} ms",
         ]
+        if header.smoothed_score is not None:
+            parts.append(f"smoothed {_number(header.smoothed_score)}")
+        if header.doubtful:
+            parts.append(f"doubtful (above {_number(header.warn_threshold)})")
+        if header.job_id is not None:
+            parts.append(f"job {printable(header.job_id)}")
         parts += [f"at {box.x_px},{box.y_px} {box.width_px}x{box.height_px}" for box in header.regions[:3]]
-        parts += [text for text in (header.source_name, _printable(header.reason)) if text]
+        parts += [printable(text) for text in (header.source_name, header.reason) if text]
         self._say("  ".join(parts) + ("  (retained)" if header.retained else ""))
 
     def _save_heatmap(self, result: Result) -> None:
@@ -128,7 +145,7 @@ class _Watch:
         size = header.frame
         height, width = (size.height_px, size.width_px) if size else result.anomaly_map.shape
         picture = heatmap(result.anomaly_map, width, height, header.region_threshold)
-        path = self._arguments.save / f"{header.camera}_{header.frame_id:08}_{header.verdict}.png"
+        path = self._arguments.save / f"{header.camera}_{_frame(header):0>8}_{header.verdict}.png"
         encoded, data = cv2.imencode(".png", picture)
         if not encoded:
             raise OSError(f"{path}: cannot be encoded")
@@ -147,8 +164,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)
+def _frame(header: ResultHeader) -> str:
+    return "-" if header.frame_id is None else str(header.frame_id)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -161,6 +178,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "endpoint", metavar="ENDPOINT", help="results or scores, such as tcp://127.0.0.1:5571"
     )
+    add_key_options(parser)
     parser.add_argument("--topic", default="v1/", help="only topics that begin so (default: v1/, all)")
     parser.add_argument("--save", metavar="DIR", type=Path, help="write each heatmap as a PNG into DIR")
     parser.add_argument("--json", action="store_true", help="one JSON object a message")
