@@ -25,8 +25,8 @@ Precision = Literal["fp32", "fp16"]
 Students = Literal["local", "semantic", "both"]
 Method = Literal["dual", "snl"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=128)]
 
 
 class BundleError(Exception):
@@ -127,6 +127,13 @@ class Bundle(msgspec.Struct, frozen=True):
 def load_bundle(path: str | Path) -> Bundle:
     """Read bundle.json and check the sum of every file it names. Raises BundleError."""
     path = Path(path)
+    try:
+        return _load(path)
+    except OSError as error:
+        raise BundleError(f"bundle {path}: cannot be read: {error.strerror}") from error
+
+
+def _load(path: Path) -> Bundle:
     manifest_path = path / MANIFEST_NAME
     if not manifest_path.is_file():
         what = "has no bundle.json" if path.is_dir() else "does not exist"
@@ -137,7 +144,7 @@ def load_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{manifest_path}: is larger than {MANIFEST_MAX_BYTES} bytes, so it is no manifest")
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{manifest_path}: {error}; export the bundle again") from error
     parts: list[GraphFile | PlanFile | SelfTest] = [*manifest.graphs, *manifest.plans, manifest.self_test]
     for part in parts:
@@ -190,6 +197,8 @@ def new_bundle_folder(target: Path) -> Iterator[Path]:
 
 
 def _check_sum(path: Path, expected: str) -> None:
+    if path.is_symlink():
+        raise BundleError(f"{path}: is a link; a bundle is one folder, so copy the file itself into it")
     if not path.is_file():
         raise BundleError(f"{path}: is missing though bundle.json names it; copy or export the bundle again")
     digest = file_sha256(path)

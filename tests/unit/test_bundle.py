@@ -73,7 +73,7 @@ def test_half_a_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
+        {"schema": 99},
         {"surprise": 1},
         {"max_batch": 0},
         {"graphs": [{"file": "../model.onnx", "sha256": "0" * 64, "precision": "fp32"}]},
@@ -85,6 +85,41 @@ def test_a_manifest_of_another_shape_is_refused(bundle: Path, change: dict[str, 
     edit(bundle, **change)
     with pytest.raises(BundleError):
         load_bundle(bundle)
+
+
+@pytest.mark.parametrize("raw", [b'{"name": "\xff"}', b"[" * 200_000, b'{"name": ' + b"[" * 200_000])
+def test_bytes_that_are_no_manifest_are_refused(bundle: Path, raw: bytes) -> None:
+    """No UTF-8, and brackets without end: an error of the bundle's, not of the decoder's."""
+    (bundle / MANIFEST_NAME).write_bytes(raw)
+    with pytest.raises(BundleError, match="export the bundle again"):
+        load_bundle(bundle)
+
+
+def test_a_name_with_a_line_break_is_no_file_name(bundle: Path) -> None:
+    """The file is there and its sum is right; such a name would break every line that tells of it."""
+    (graph,) = json.loads((bundle / MANIFEST_NAME).read_text())["graphs"]
+    (bundle / "model.onnx").rename(bundle / "model.onnx\n")
+    edit(bundle, graphs=[{**graph, "file": "model.onnx\n"}])
+    with pytest.raises(BundleError, match="matching regex"):
+        load_bundle(bundle)
+
+
+def test_a_link_out_of_the_folder_is_refused(bundle: Path) -> None:
+    """What it points to may change without the bundle changing."""
+    (bundle / "model.onnx").rename(bundle.parent / "elsewhere")
+    (bundle / "model.onnx").symlink_to(bundle.parent / "elsewhere")
+    with pytest.raises(BundleError, match=r"model\.onnx: is a link; a bundle is one folder"):
+        load_bundle(bundle)
+
+
+def test_what_the_system_will_not_read_is_told(bundle: Path) -> None:
+    """A disk's error and a path too long end as the bundle's error, with the system's reason."""
+    (bundle / MANIFEST_NAME).unlink()
+    (bundle / MANIFEST_NAME).symlink_to("/proc/self/mem")
+    with pytest.raises(BundleError, match="cannot be read: Input/output error"):
+        load_bundle(bundle)
+    with pytest.raises(BundleError, match="cannot be read: File name too long"):
+        load_bundle("x" * 5000)
 
 
 def test_a_failed_export_leaves_the_old_bundle_and_nothing_else(bundle: Path) -> None:
