@@ -24,13 +24,13 @@ MAX_HEADER_BYTES = 1 << 18
 MAX_MAP_BYTES = 1 << 25
 MAX_MESSAGE_BYTES = MAX_MAP_BYTES
 
-TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 """A name that is one level of a topic: letters, digits, _ and -, at most 64 of them."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 State = Literal["starting", "running", "draining", "ended"]
 CameraState = Literal["opening", "running", "lost", "ended"]
-JobId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+JobId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")]
 """A trigger's name, chosen by who sends it."""
 
 
@@ -247,7 +247,7 @@ def _decode_header(topic: str, raw: bytes) -> Header:
         else:
             header = _result.decode(raw)
             expected = result_topic(header.line, header.camera)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(f"{topic}: the header does not fit: {error}") from error
     if topic != expected:
         raise MessageError(f"{topic}: the header is one of {expected[:MAX_TOPIC_BYTES]}")
