@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from dualkd.daemon.engine import Engine
 
 EXIT_STATUSES = """\
-exit status: 0 done (the sources ended, or SIGTERM and drained); 1 unexpected error; 2 configuration;
-3 bundle; 4 engine; 5 source (could not be opened, ended too early, capture process died); 6 publisher"""
+exit status: 0 done (the sources ended, or SIGTERM and drained); 1 unexpected error; 2 configuration, keys, or
+what is remembered; 3 bundle or recipe; 4 engine; 5 source (a file could not be opened or ended too early, its
+capture process died); 6 endpoint (address in use, no subscriber in time). SIGHUP reads the configuration again."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,41 +34,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dualkd.daemon.config import DaemonConfig
     from dualkd.daemon.service import ExitStatus
 
+    read_config = functools.partial(load, arguments.config, DaemonConfig, arguments.overrides)
     try:
-        config = load(arguments.config, DaemonConfig, arguments.overrides)
+        config = read_config()
+        if arguments.check:
+            print(dump(config), end="")
+            return ExitStatus.DONE
+        _log_to_stderr()
+        return _run(config, read_config)
     except ConfigError as error:
         _say(error)
         return ExitStatus.CONFIG
-    if arguments.check:
-        print(dump(config), end="")
-        return ExitStatus.DONE
-    _log_to_stderr()
-    return _run(config)
 
 
-def _run(config: DaemonConfig) -> int:
-    from dualkd.daemon.bundle import BundleError, load_bundle
-    from dualkd.daemon.engine import EngineError
+def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
+    """Build the daemon from its parts and run it. Raises ConfigError."""
+    from dualkd.configs.loader import ConfigError
+    from dualkd.daemon.archive import Archive
+    from dualkd.daemon.control import ControlServer
+    from dualkd.daemon.curve import CurveError, load_security
     from dualkd.daemon.intake import Intake
+    from dualkd.daemon.metrics import PrometheusMetrics
     from dualkd.daemon.notify import SystemdNotifier
-    from dualkd.daemon.publisher import PublisherError, ZmqPublisher
-    from dualkd.daemon.service import ExitStatus, Service, status_of
-    from dualkd.daemon.sources import SourceError
+    from dualkd.daemon.parts import Parts
+    from dualkd.daemon.publisher import ZmqPublisher
+    from dualkd.daemon.service import ENDS_WITH, ExitStatus, Service, status_of
 
     try:
-        bundle = load_bundle(config.bundle)
-        service = Service(
-            config=config,
-            bundle=bundle,
-            load_engine=functools.partial(load_engine, bundle, config.engine),
-            frames=Intake(config.cameras),
-            publisher=ZmqPublisher(config.publisher),
-            notifier=SystemdNotifier(),
-        )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: service.request_stop())
+        security = load_security(config.curve)
+    except CurveError as error:
+        raise ConfigError([str(error)]) from error
+
+    def reread() -> DaemonConfig:
+        """The configuration as it is now, and the allow-lists with it."""
+        new = read_config()
+        try:
+            if security is not None:
+                security.reload()
+        except CurveError as error:
+            raise ConfigError([str(error)]) from error
+        return new
+
+    frames = Intake(config.cameras, config.open_timeout_s)
+    parts = Parts(
+        frames=frames,
+        publisher=ZmqPublisher(config.publisher, security),
+        control=ControlServer(config.control, security, frames.trigger),
+        archive=Archive(config.archive, config.line),
+        metrics=PrometheusMetrics(config.metrics, config.line),
+        notifier=SystemdNotifier(),
+    )
+    service = Service(config, parts, functools.partial(load_engine, config=config.engine), reread)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.request_stop())
+    signal.signal(signal.SIGHUP, lambda *_: service.request_reload())
+    try:
         return service.run()
-    except (BundleError, EngineError, SourceError, PublisherError) as error:
+    except ENDS_WITH as error:
         _say(error)
         return status_of(error)
     except Exception:

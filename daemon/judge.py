@@ -99,6 +99,8 @@ class Judge:
 
     def use(self, recipes: dict[str, Recipe]) -> None:
         """Judge these cameras by these recipes from the next frame on."""
+        if not recipes:
+            return
         for camera, recipe in recipes.items():
             self._stations[camera] = _Station(recipe, deque(maxlen=recipe.config.smoothing - 1))
         in_use = {station.recipe.bundle.sha256: station.recipe for station in self._stations.values()}

@@ -16,6 +16,7 @@ import msgspec
 from dualkd.daemon.bundle import BundleError
 from dualkd.daemon.commands import Commands
 from dualkd.daemon.config import DaemonConfig
+from dualkd.daemon.control import ControlError
 from dualkd.daemon.drift import Drift
 from dualkd.daemon.engine import EngineError
 from dualkd.daemon.judge import Judge, Judged
@@ -32,7 +33,7 @@ from dualkd.daemon.sources import SourceError
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
-LOADING_S = 60.0  # systemd is asked for so much more while a recipe loads
+LONGEST_LOAD_S = 300.0  # of the first recipes: systemd is asked for so long
 ENGINE_ERRORS_IN_A_ROW = 3
 DROPPED_AT_STOP = "service: stopped before it was judged"
 DROPPED_UNSENT = "publisher: a full subscriber"
@@ -56,8 +57,10 @@ _STATUS_OF: dict[type[Exception], ExitStatus] = {
     EngineError: ExitStatus.ENGINE,
     SourceError: ExitStatus.SOURCE,
     PublisherError: ExitStatus.ENDPOINT,
+    ControlError: ExitStatus.ENDPOINT,
     MetricsError: ExitStatus.ENDPOINT,
 }
+ENDS_WITH = tuple(_STATUS_OF)
 
 
 class Service:
@@ -101,7 +104,7 @@ class Service:
             self.startup()
             self.main_loop()
             outcome, reason = ExitStatus.DONE, ""
-        except tuple(_STATUS_OF) as error:
+        except ENDS_WITH as error:
             outcome, reason = status_of(error), str(error)
             raise
         finally:
@@ -236,8 +239,8 @@ class Service:
     def _wait_for_recipes(self) -> None:
         ended: list[Exception | None] = []
         self._line.begin(ended.append)
+        self._parts.notifier.extend_timeout(LONGEST_LOAD_S)
         while not ended and not self._stop_requests:
-            self._parts.notifier.extend_timeout(LOADING_S)
             self._tick()
             time.sleep(TICK_S / 10)
         if ended and ended[0] is not None:

@@ -292,3 +292,14 @@ def test_what_needs_a_restart_is_named_on_reload(tmp_path: Path) -> None:
     line.service.shutdown(ExitStatus.DONE, "")
     assert line.calls.replies[0].message == "heartbeat_s: changes only with a restart; nothing was changed"
     assert [header.verdict for header in line.messages.results] == ["PASS", "PASS"]
+
+
+def test_requests_are_answered_while_the_recipes_load(tmp_path: Path) -> None:
+    """What is asked for before there is anything to judge by holds from the first frame on."""
+    line = Line(tmp_path, frames(GREY))
+    line.calls.waiting += [requests.Status(), requests.SetThreshold(recipe="a", fail=0.1)]
+    assert line.run() == ["FAIL"]
+    assert [reply.ok for reply in line.calls.replies] == [True, True]
+    status = line.calls.replies[0].status
+    assert status is not None
+    assert (status.state, status.cameras["cam"].recipe) == ("starting", None)
