@@ -18,6 +18,7 @@ THRESHOLD = 0.5  # the score that the calibrated limit is given; see fit_calibra
 BEND_SIGMAS = 4.0  # a link bends this many upper deviations above the median good part ...
 MEDIAN_P = 0.01  # ... where a plain logistic link would give the median good part this probability
 MIN_GOOD_PARTS = 4
+QUANTILES = 21  # of the good parts' scores are kept: every 5 %
 HEADROOM = (
     1.1  # the limit over the hazard of the part it rests on, so that no rounding turns that part's verdict
 )
@@ -60,6 +61,7 @@ def fit_calibration(good: RawPrediction, false_reject_rate: float) -> Calibratio
     hazards = noisy_or_hazard(raw, good.d_local, good.d_semantic)
     limit, guaranteed = upper_limit(hazards, false_reject_rate)
     steepness = -math.log1p(-THRESHOLD) / (HEADROOM * limit)
+    good_scores = np.quantile(-np.expm1(-steepness * hazards), np.linspace(0, 1, QUANTILES))
     region_threshold = None
     if good.anomaly_map is not None:
         peaks = np.asarray(good.anomaly_map.max(axis=(1, 2)), np.float64)
@@ -70,6 +72,7 @@ def fit_calibration(good: RawPrediction, false_reject_rate: float) -> Calibratio
         semantic=raw.semantic and msgspec.structs.replace(raw.semantic, steepness=steepness),
         region_threshold=region_threshold,
         guaranteed=guaranteed,
+        good_scores=tuple(np.maximum.accumulate(good_scores).tolist()),
     )
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -56,12 +57,22 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     false_reject_rate: float  # wanted share of good parts above the threshold
     good_parts: int  # how many the calibration saw
     guaranteed: bool  # False: too few good parts for the rate, the threshold is extrapolated
+    # Quantiles of the good parts' scores at evenly spaced levels from 0 to 1, for drift.py alone. Empty in
+    # bundles made before they were kept.
+    good_scores: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.local is None and self.semantic is None:
             raise ValueError("a calibration needs the link of at least one student")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must lie between 0 and 1, got {self.threshold}")
+        if not 0 < self.false_reject_rate < 1:
+            raise ValueError(f"false_reject_rate must lie between 0 and 1, got {self.false_reject_rate}")
+        if self.good_parts < 1:
+            raise ValueError(f"good_parts must be at least 1, got {self.good_parts}")
+        rising = all(0 <= low <= high <= 1 for low, high in pairwise(self.good_scores))
+        if len(self.good_scores) == 1 or not rising:
+            raise ValueError("good_scores must be none, or two and more numbers from 0 to 1 that rise")
 
 
 def noisy_or_hazard(

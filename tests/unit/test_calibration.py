@@ -71,6 +71,14 @@ def test_identical_parts_calibrate_without_dividing_by_zero() -> None:
     assert decide(Prediction(0.25, None, None), calibration).outcome == "FAIL"
 
 
+def test_the_good_parts_own_scores_are_kept_as_quantiles() -> None:
+    """Of the scores that these parts get from the calibration itself, every 5 % from the least to the largest."""
+    parts = good_parts(101)
+    calibration = fit_calibration(parts, 0.05)
+    scores = sorted(decide(prediction, calibration).score or 0.0 for prediction in parts.split())
+    assert calibration.good_scores == pytest.approx(scores[::5])
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])
 def test_an_impossible_rate_is_refused(rate: float) -> None:
     """Neither everything nor nothing can be promised."""

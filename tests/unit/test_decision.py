@@ -105,10 +105,16 @@ def test_a_link_without_its_distance_is_an_error_for_arrays() -> None:
         {"threshold": 0.0},
         {"local": None, "semantic": None},
         {"local": {"location": 0, "scale": 0, "steepness": 1}},
+        {"false_reject_rate": 0.0},
+        {"false_reject_rate": 1.0},
+        {"good_parts": 0},
+        {"good_scores": [0.1]},
+        {"good_scores": [0.2, 0.1]},
+        {"good_scores": [0.2, 1.1]},
     ],
 )
 def test_a_calibration_that_means_nothing_is_refused(change: dict[str, object]) -> None:
-    """A threshold that nothing can pass, no student at all, a scale of zero."""
+    """A threshold that nothing can pass, no student at all, a scale of zero, quantiles that fall."""
     raw = msgspec.to_builtins(calibration())
     raw.update(change)
     with pytest.raises(msgspec.ValidationError):
