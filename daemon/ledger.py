@@ -57,7 +57,7 @@ class Ledger:
     def statuses(
         self, conditions: Mapping[str, CameraCondition], recipes: Mapping[str, RecipeRef]
     ) -> dict[str, CameraStatus]:
-        """Every camera with its account, its condition and its recipe, which both are by camera."""
+        """Every camera with its account, its condition, and its recipe if that is loaded yet."""
         return {
             camera: CameraStatus(
                 state=conditions[camera].state,

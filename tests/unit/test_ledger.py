@@ -55,6 +55,7 @@ def test_a_status_tells_the_camera_s_condition_and_recipe() -> None:
     assert (cam.state, cam.reason, cam.paused) == ("lost", "no frame for 2 s", True)
     assert (cam.restarts, cam.age_s) == (3, 2.5)
     assert (cam.recipe, told["other"].recipe, told["other"].state) == (RECIPE, other, "running")
+    assert ledger.statuses({"cam": RUNNING, "other": RUNNING}, {})["cam"].recipe is None
 
 
 def test_the_statistics_line_tells_of_its_interval_only() -> None:
