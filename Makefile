@@ -1,8 +1,17 @@
 # Every target makes its own environment in .venv; PYTHON chooses the interpreter (3.10 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
+REQUIRE_PYTHON = $(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "dualkd needs Python 3.10 or newer; choose one with make PYTHON=...")'
 
-.PHONY: demo test check clean
+# make install: PREFIX is a folder of its own; DESTDIR stages everything for a package. On a Jetson, whose OpenCV is
+# the system's: VENV_FLAGS=--system-site-packages
+PREFIX := /opt/dualkd
+UNITS := /usr/local/lib/systemd/system
+SYSUSERS := /usr/local/lib/sysusers.d/dualkd.conf
+TMPFILES := /usr/local/lib/tmpfiles.d/dualkd.conf
+EXAMPLE := /etc/dualkd/line1.yaml.example
+
+.PHONY: demo test check install uninstall clean
 
 demo: .venv/.installed
 	$(BIN)/python -m dualkd.export.demo --out build/demo
@@ -20,11 +29,43 @@ check: .venv/.installed
 	PYTHONPATH=build/types $(BIN)/lint-imports
 
 .venv/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "dualkd needs Python 3.10 or newer; choose one with make PYTHON=...")'
+	$(REQUIRE_PYTHON)
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv; torch alone is several GB, so the first time takes minutes."
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@
+
+# pip gets a copy: it would ship what an old build folder still holds, and leave folders of root's in the checkout.
+install:
+	$(REQUIRE_PYTHON)
+	@test ! -e $(DESTDIR)$(PREFIX) -o -e $(DESTDIR)$(PREFIX)/pyvenv.cfg || \
+	    { echo "$(DESTDIR)$(PREFIX) is there and holds something else; choose another with make install PREFIX=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.base_prefix.startswith(("/home/", "/root/")) and print("WARNING: this Python lies in", sys.base_prefix, "which the service may not see; choose the system\x27s with make install PYTHON=/usr/bin/python3")'
+	umask 022 && $(PYTHON) -m venv $(VENV_FLAGS) $(DESTDIR)$(PREFIX)
+	umask 022 && copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
+	    cp -R LICENSE README.md pyproject.toml configs daemon export train "$$copy" && \
+	    $(DESTDIR)$(PREFIX)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$$copy"
+ifneq ($(DESTDIR),)
+	find $(DESTDIR)$(PREFIX)/bin -type f -exec sed -i 's|$(DESTDIR)$(PREFIX)|$(PREFIX)|g' {} +
+endif
+	install -D -m 0644 -t $(DESTDIR)$(UNITS) systemd/dualkd@.service systemd/dualkd-replay@.service
+	sed -i 's|/opt/dualkd|$(PREFIX)|g' $(DESTDIR)$(UNITS)/dualkd@.service $(DESTDIR)$(UNITS)/dualkd-replay@.service
+	install -D -m 0644 systemd/sysusers.conf $(DESTDIR)$(SYSUSERS)
+	install -D -m 0644 systemd/tmpfiles.conf $(DESTDIR)$(TMPFILES)
+	install -D -m 0644 systemd/line1.yaml $(DESTDIR)$(EXAMPLE)
+	@echo
+	@echo "Installed. Then, as root:"
+	@echo "    systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
+	@echo "    cp $(EXAMPLE) /etc/dualkd/line1.yaml    # change it; the bundle into /var/lib/dualkd/bundles"
+	@echo "    systemctl enable --now dualkd@line1     # after an upgrade: systemctl restart 'dualkd@*'"
+
+uninstall:
+	@test -e $(DESTDIR)$(PREFIX)/pyvenv.cfg || \
+	    { echo "$(DESTDIR)$(PREFIX) is no installation of dualkd; name it with make uninstall PREFIX=..."; exit 1; }
+	rm -rf $(DESTDIR)$(PREFIX)
+	rm -f $(DESTDIR)$(UNITS)/dualkd@.service $(DESTDIR)$(UNITS)/dualkd-replay@.service
+	rm -f $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES) $(DESTDIR)$(EXAMPLE)
+	@echo "Kept: the configurations in /etc/dualkd, bundles, state and archives in /var/lib/dualkd, the user dualkd."
 
 clean:
 	rm -rf .venv build
