@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+_MAX_BOXES = 1 << 20  # a day of fragments; a file that is nothing but lengths has no end worth seeking
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -34,27 +35,38 @@ def missing_bytes(path: Path) -> int:
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
     at = 0
-    while at + 8 <= size:
-        file.seek(at)
-        header = file.read(16)
+    for _ in range(_MAX_BOXES):
+        header = _header(file, at, size)
+        if len(header) < 8:
+            return at
         length = int(struct.unpack(">I", header[:4])[0])
         if length == 1 and len(header) == 16:
             length = int(struct.unpack(">Q", header[8:])[0])
         if length < 8:  # 0: up to the end of the file; else no box at all
             return size
         at += length
-    return at
+    return size
 
 
 def _riff_end(file: BinaryIO, size: int) -> int:
     at = 0
-    while at + 8 <= size:
-        file.seek(at)
-        name, length = struct.unpack("<4sI", file.read(8))
+    for _ in range(_MAX_BOXES):
+        header = _header(file, at, size)
+        if len(header) < 8:
+            return at
+        name, length = struct.unpack("<4sI", header[:8])
         if name != b"RIFF" or length == 0:  # 0: the writer never came back to fill it in
             return size
         at += 8 + int(length)
-    return at
+    return size
+
+
+def _header(file: BinaryIO, at: int, size: int) -> bytes:
+    """Up to 16 bytes, fewer than 8 past the end, of a file that may meanwhile be shorter than `size`."""
+    if at + 8 > size:
+        return b""
+    file.seek(at)
+    return file.read(16)
 
 
 def _matroska_end(file: BinaryIO) -> int:
