@@ -6,6 +6,7 @@ Knows the two formats. Does not know classes, splits or protocols.
 from __future__ import annotations
 
 import gzip
+import math
 import pickle
 import zlib
 from functools import lru_cache
@@ -81,7 +82,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
         raise ArchiveError(f"{path}: is not an idx file of uint8 with {dimensions} dimensions")
     shape = tuple(np.frombuffer(content, ">u4", dimensions, offset=4).tolist())
-    if len(content) - header != np.prod(shape, dtype=np.int64):
+    if len(content) - header != math.prod(shape):
         raise ArchiveError(f"{path}: says it holds {shape} values, but has {len(content) - header} of them")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
