@@ -33,7 +33,10 @@ def read_image(path: Path) -> Image:
         encoded = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise FrameError(f"{path}: cannot be read: {error.strerror}") from error
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    except cv2.error as error:
+        raise FrameError(f"{path}: does not decode as an image: OpenCV asks that {error.err}") from error
     if image is None:
         raise FrameError(f"{path}: does not decode as an image ({encoded.size} bytes)")
     return np.asarray(image, np.uint8)
