@@ -1,33 +1,38 @@
 """What a capture process and the daemon say to each other, and the shared memory that pictures travel in.
 
 Shared memory is anonymous (memfd): it has no name, so nothing is left behind even when both sides are
-killed. The capture process makes a slot's memory and passes its descriptor once over the socket pair; a
-picture too big for its slot gets a new one. Messages are msgpack of the structs below: nothing is pickled.
-Does not know sources, cameras or verdicts.
+killed, and there is nothing to sweep at a start. The capture process makes a slot's memory and passes its
+descriptor with the message that tells of it; a picture too big for its slot gets a new one. Messages are
+msgpack of the structs below, a packet each on a socket pair: a message is there whole or not at all,
+whenever its sender was killed, and nothing is pickled. Does not know sources, cameras or verdicts.
 """
 
 from __future__ import annotations
 
+import array
 import fcntl
 import math
 import mmap
 import os
+import socket
 from collections import deque
-from multiprocessing import reduction
-from multiprocessing.connection import Connection
+from multiprocessing.connection import wait
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from dualkd.daemon.pictures import Mark
 
 Image = npt.NDArray[np.uint8]
+
+MAX_MESSAGE_BYTES = 1 << 16
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
     """Child: the source is open."""
 
     live: bool
-    fps: float  # 0: unknown
+    mark: Mark
     description: str
 
 
@@ -38,7 +43,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=Tru
 
 
 class NewSlot(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
-    """Child: this slot has new memory. The file descriptor follows on the same socket."""
+    """Child: this slot has new memory. Its file descriptor travels with the message."""
 
     slot: int
     size_bytes: int
@@ -54,7 +59,15 @@ class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=T
     captured_mono_ns: int
     fault: str
     source_name: str
-    dropped: int  # frames dropped by the child so far, for want of a free slot
+    mark: Mark  # where the source stands after this picture
+    dropped: int  # frames dropped by this child so far, for want of a free slot
+
+
+class Alive(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
+    """Child: there is no picture to tell of, for want of a free slot or of a new file, but all is well."""
+
+    captured: int  # as `frame_id` counts
+    dropped: int
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
@@ -79,33 +92,35 @@ class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True)
     """Parent: end after the frame in hand."""
 
 
-FromChild = Ready | Failed | NewSlot | Captured | Ended
+FromChild = Ready | Failed | Captured | Alive | Ended
 FromParent = Go | Release | Stop
 
-_from_child: msgspec.msgpack.Decoder[FromChild] = msgspec.msgpack.Decoder(FromChild)
+_from_child: msgspec.msgpack.Decoder[FromChild | NewSlot] = msgspec.msgpack.Decoder(FromChild | NewSlot)
 _from_parent: msgspec.msgpack.Decoder[FromParent] = msgspec.msgpack.Decoder(FromParent)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def send(connection: Connection, message: FromChild | FromParent) -> None:
-    """Send one message. Raises OSError when the other side is gone."""
-    connection.send_bytes(_encoder.encode(message))
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The daemon's end, which never blocks, and the capture process's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
 
 
-def receive_from_child(connection: Connection) -> FromChild:
-    """Raises EOFError or OSError when the child is gone, msgspec.MsgspecError for what no child sends."""
-    return _from_child.decode(connection.recv_bytes(1 << 16))
+def send(connection: socket.socket, message: FromChild | FromParent) -> None:
+    """Send one message. Raises OSError when the other side is gone, or (to a child) listens no more."""
+    connection.send(_encoder.encode(message))
 
 
-def receive_from_parent(connection: Connection) -> FromParent:
-    """Raises EOFError or OSError when the parent is gone."""
-    return _from_parent.decode(connection.recv_bytes(1 << 16))
+def receive_from_parent(connection: socket.socket, wait_s: float | None) -> FromParent | None:
+    """The next message; None if none comes within `wait_s` (None: wait for ever). Raises EOFError."""
+    return _from_parent.decode(_receive(connection)[0]) if wait([connection], wait_s) else None
 
 
 class SlotWriter:
     """The capture process's side: memory to write pictures into, and which slots are free."""
 
-    def __init__(self, connection: Connection, slots: int) -> None:
+    def __init__(self, connection: socket.socket, slots: int) -> None:
         self.free: deque[int] = deque(range(slots))
         self._connection = connection
         self._maps: dict[int, mmap.mmap] = {}
@@ -123,28 +138,62 @@ class SlotWriter:
             os.ftruncate(fd, size)
             # Sealed: a size that cannot change is one that the reader cannot be tripped by.
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            send(self._connection, NewSlot(slot=slot, size_bytes=size))
-            reduction.send_handle(self._connection, fd, os.getppid())
+            socket.send_fds(self._connection, [_encoder.encode(NewSlot(slot=slot, size_bytes=size))], [fd])
             return mmap.mmap(fd, size)
         finally:
             os.close(fd)
 
 
 class SlotReader:
-    """The daemon's side: read-only views of the pictures."""
+    """The daemon's side: what the child says, and read-only views of its pictures."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._maps: dict[int, mmap.mmap] = {}
 
-    def accept(self, message: NewSlot) -> None:
-        """Take the descriptor that follows `message` and map it."""
-        fd = reduction.recv_handle(self._connection)
-        try:
-            self._maps[message.slot] = mmap.mmap(fd, message.size_bytes, prot=mmap.PROT_READ)
-        finally:
-            os.close(fd)
+    def receive(self) -> FromChild | None:
+        """The next message; None when no more has come. New memory is mapped on the way.
+
+        Raises EOFError when the child is gone and all that it said is read, ValueError (of msgspec too)
+        or LookupError for what no child sends.
+        """
+        while True:
+            try:
+                raw, fds = _receive(self._connection)
+            except BlockingIOError:
+                return None
+            try:
+                message = _from_child.decode(raw)
+                if not isinstance(message, NewSlot):
+                    return message
+                self._maps[message.slot] = mmap.mmap(fds[0], message.size_bytes, prot=mmap.PROT_READ)
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
     def view(self, slot: int, shape: tuple[int, ...]) -> Image:
         """Return the picture in `slot`: no copy, read-only, valid until the slot is released."""
         return np.frombuffer(self._maps[slot], np.uint8, count=math.prod(shape)).reshape(shape)
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, array.array[int]]:
+    """One packet and the descriptors that came with it. Raises EOFError, BlockingIOError, ValueError."""
+    fds: array.array[int] = array.array("i")
+    while True:
+        try:
+            raw, ancillary, flags, _ = connection.recvmsg(
+                MAX_MESSAGE_BYTES, socket.CMSG_LEN(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+            )
+            break
+        except ConnectionResetError:
+            continue  # told once when it died with something unread; what it had sent can still be read
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if not raw:
+        raise EOFError
+    if flags & socket.MSG_TRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise ValueError(f"a message of more than {MAX_MESSAGE_BYTES} bytes")
+    return raw, fds

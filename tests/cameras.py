@@ -1,23 +1,35 @@
-"""Live cameras to steer, for real capture processes: module-level functions, so that a process can be given one."""
+"""Cameras to steer, for real capture processes: module-level functions, so that a process can be given one."""
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from dualkd.daemon.frames import Image
-from dualkd.daemon.sources import Picture, SourceError
+from dualkd.daemon.pictures import NO_MARK, Opening, Picture, SourceError
+
+SCHEME = "steered://"
+
+
+def grey_of(frame: int) -> int:
+    """The grey level of a steady camera's n-th picture; never black."""
+    return 20 + frame % 200
 
 
 class SteadyCamera:
     """Gives `count` frames, one every `period_s`, whether anybody takes them or not; then it is unplugged.
 
-    Frame n is a picture of grey level n % 200.
+    Frame n is a picture of the grey level grey_of(n).
     """
 
     live = True
+    one_size = True
     fps = 0.0
+    mark = NO_MARK
 
     def __init__(self, count: int, period_s: float) -> None:
         self.description = f"steady camera of {count} frames"
@@ -33,7 +45,7 @@ class SteadyCamera:
         return True
 
     def retrieve(self, into: Image | None) -> Picture:  # noqa: ARG002 (a camera of the kind that brings its own array)
-        return Picture(np.full((48, 64, 3), (self._next - 1) % 200, np.uint8))
+        return Picture(np.full((48, 64, 3), grey_of(self._next - 1), np.uint8))
 
     def close(self) -> None:
         """Nothing to close."""
@@ -48,26 +60,97 @@ class HangingCamera(SteadyCamera):
         return super().grab()
 
 
-def open_steady(source: str) -> SteadyCamera:
-    """`source` is "COUNT@PERIOD_S"."""
-    count, _, period_s = source.partition("@")
-    return SteadyCamera(int(count), float(period_s))
+class Steering:
+    """What a steered camera is to do, changed by a test while it runs; see SteeredCamera."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.source = f"{SCHEME}{path}"
+        self.do("frames")
+
+    def do(self, order: str) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(order)
+        new.replace(self._path)
 
 
-def open_hanging(source: str) -> HangingCamera:
-    """`source` is "COUNT@PERIOD_S"."""
-    count, _, period_s = source.partition("@")
-    return HangingCamera(int(count), float(period_s))
+class SteeredCamera(SteadyCamera):
+    """Does what its file says: frames, black, freeze, resize, hang, die, babble, unplugged, hang-open.
+
+    While it is to "unplugged" or "hang-open" it cannot be opened either.
+    """
+
+    def __init__(self, path: Path, connection: socket.socket) -> None:
+        super().__init__(-1, 0.005)
+        self._path = path
+        self._connection = connection
+        if self._order == "hang-open":
+            time.sleep(1e6)
+        if self._order == "unplugged":
+            raise SourceError("unplugged")
+
+    def grab(self) -> bool:
+        match self._order:
+            case "hang":
+                time.sleep(1e6)
+            case "die":
+                os._exit(3)
+            case "babble":
+                self._connection.send(b"\xc1 nonsense")
+            case "unplugged" | "hang-open":
+                raise SourceError("unplugged")
+        return super().grab()
+
+    def retrieve(self, into: Image | None) -> Picture:
+        match self._order:
+            case "black":
+                return Picture(np.full((48, 64, 3), 2, np.uint8))
+            case "freeze":
+                return Picture(np.full((48, 64, 3), 77, np.uint8))
+            case "resize":
+                return Picture(np.full((24, 32, 3), grey_of(self._next - 1), np.uint8))
+        return super().retrieve(into)
+
+    @property
+    def _order(self) -> str:
+        return self._path.read_text()
 
 
-def open_babbling(source: str) -> SteadyCamera:
+def open_steady(opening: Opening) -> SteadyCamera:
+    """The source is "COUNT@PERIOD_S"; with "steady://" before it, it is one that comes back."""
+    return SteadyCamera(*_count_and_period(opening))
+
+
+def open_hanging(opening: Opening) -> HangingCamera:
+    """The source is as for open_steady."""
+    return HangingCamera(*_count_and_period(opening))
+
+
+def open_steered(opening: Opening) -> SteeredCamera:
+    """The source is that of a Steering."""
+    connection = sys._getframe(1).f_locals["connection"]  # capture_main's
+    return SteeredCamera(Path(opening.source.removeprefix(SCHEME)), connection)
+
+
+def open_babbling(opening: Opening) -> SteadyCamera:
     """Says what no capture process says, over the connection that its process was given."""
-    frame = sys._getframe(1)  # capture_main's
-    frame.f_locals["connection"].send_bytes(b"\xc1 nonsense")
-    return open_steady(source)
+    sys._getframe(1).f_locals["connection"].send(b"\xc1 nonsense")  # capture_main's
+    return open_steady(opening)
 
 
-def open_never(source: str) -> SteadyCamera:
+def open_never(opening: Opening) -> SteadyCamera:
     """Hangs while opening, as a network camera that is switched off does."""
     time.sleep(1e6)
-    return open_steady(source)
+    return open_steady(opening)
+
+
+def capture_pids(pid: int | None = None) -> list[int]:
+    """The capture processes of a process (of this one), whichever of its threads started them."""
+    tasks = Path(f"/proc/{pid or os.getpid()}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def _count_and_period(opening: Opening) -> tuple[int, float]:
+    count, _, period_s = opening.source.removeprefix("steady://").partition("@")
+    return int(count), float(period_s)
