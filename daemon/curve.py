@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import struct
 import tempfile
 import threading
 import time
@@ -208,11 +209,10 @@ def _load_pair(path: Path) -> tuple[bytes, bytes]:
     public, secret = _read(path)
     if secret is None:
         raise CurveError(f"{path}: holds no secret key; it is the file that ends in .key_secret")
-    try:
-        if zmq.curve_public(secret) != public:
-            raise CurveError(f"{path}: the public and the secret key in it are not a pair")
-    except zmq.ZMQError as error:
-        raise CurveError(f"{path}: the secret key in it is no CURVE key (40 characters of Z85)") from error
+    if not _is_key(secret):
+        raise CurveError(f"{path}: the secret key in it is no CURVE key (40 characters of Z85)")
+    if zmq.curve_public(secret) != public:
+        raise CurveError(f"{path}: the public and the secret key in it are not a pair")
     mode = path.stat().st_mode & 0o777
     # systemd guards the folder of its credentials; the group bits of one are the mask of its access list
     guarded = os.environ.get("CREDENTIALS_DIRECTORY") == str(path.parent)
@@ -226,13 +226,16 @@ def _load_public(path: Path) -> bytes:
     public, secret = _read(path)
     if secret is not None:
         raise CurveError(f"{path}: holds a secret key; only the public one, NAME.key, belongs here")
-    try:
-        valid = len(z85.decode(public)) == 32
-    except (ValueError, KeyError):
-        valid = False
-    if not valid:
+    if not _is_key(public):
         raise CurveError(f"{path}: the public key in it is no CURVE key (40 characters of Z85)")
     return public
+
+
+def _is_key(text: bytes) -> bool:
+    try:
+        return len(z85.decode(text)) == 32
+    except (ValueError, KeyError, struct.error):  # its length, a character, five of them too large
+        return False
 
 
 def _read(path: Path) -> tuple[bytes, bytes | None]:

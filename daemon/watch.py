@@ -136,15 +136,14 @@ class _Watch:
         self._say("  ".join(parts) + ("  (retained)" if header.retained else ""))
 
     def _save_heatmap(self, result: Result) -> None:
-        if result.anomaly_map is None:
+        header = result.header
+        if result.anomaly_map is None or header.map is None:
             return
         import cv2  # only here: watching needs no OpenCV
         from dualkd.daemon.heatmap import heatmap
 
-        header = result.header
-        size = header.frame
-        height, width = (size.height_px, size.width_px) if size else result.anomaly_map.shape
-        picture = heatmap(result.anomaly_map, width, height, header.region_threshold)
+        covers = header.map.covers
+        picture = heatmap(result.anomaly_map, covers.width_px, covers.height_px, header.region_threshold)
         path = self._arguments.save / f"{header.camera}_{_frame(header):0>8}_{header.verdict}.png"
         encoded, data = cv2.imencode(".png", picture)
         if not encoded:

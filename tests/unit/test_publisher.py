@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +18,26 @@ import numpy as np
 import pytest
 from dualkd.daemon.client import Result, Status, Subscriber, SubscriberTimeoutError
 from dualkd.daemon.config import PublisherConfig
-from dualkd.daemon.messages import BundleRef, MapSpec, ResultHeader, StageTimes, StatusHeader, encode_map
+from dualkd.daemon.connection import KeyDeniedError
+from dualkd.daemon.messages import Box, BundleRef, MapSpec, ResultHeader, StageTimes, StatusHeader, encode_map
 from dualkd.daemon.publisher import PublisherError, ZmqPublisher
+from keyring import Keyring
 from running import PATIENCE_S, short_folder, wait_until
 
 TOPIC = "v1/line/cam/result"
 MAP = np.ones((2, 3), np.float32)
+WHOLE = Box(x_px=0, y_px=0, width_px=64, height_px=48)
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with short_folder() as path:
         yield path
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    return Keyring(tmp_path)
 
 
 def config(folder: Path, **changes: Any) -> PublisherConfig:
@@ -48,13 +60,17 @@ def header(seq: int, boot_id: str = "boot", shape: tuple[int, int] = (2, 3)) -> 
         camera="cam",
         seq=seq,
         frame_id=seq,
+        job_id=None,
         source_name="",
         captured_utc_ns=0,
         captured_mono_ns=0,
         verdict="PASS",
         reason="",
+        doubtful=False,
         score=0.1,
+        smoothed_score=None,
         threshold=0.5,
+        warn_threshold=None,
         d_local=0.1,
         d_semantic=0.1,
         p_local=0.1,
@@ -65,8 +81,9 @@ def header(seq: int, boot_id: str = "boot", shape: tuple[int, int] = (2, 3)) -> 
         batch=1,
         stage_ms=StageTimes(wait=0, resize=0, infer=0, decide=0, total=0),
         dropped={},
+        recipe="default",
         bundle=BundleRef(name="n", sha256="0" * 64),
-        map=MapSpec(shape=shape),
+        map=MapSpec(covers=WHOLE, shape=shape),
     )
 
 
@@ -81,13 +98,13 @@ def ended() -> StatusHeader:
         exit_status=0,
         uptime_s=0,
         heartbeat_s=1,
-        bundle=BundleRef(name="n", sha256="0" * 64),
+        warnings=[],
         cameras={},
     )
 
 
 def publish(publisher: ZmqPublisher, seq: int, boot_id: str = "boot") -> bool:
-    return publisher.publish(TOPIC, header(seq, boot_id), encode_map(MAP)[1])
+    return publisher.publish(TOPIC, header(seq, boot_id), encode_map(MAP, WHOLE)[1])
 
 
 def wait_for_subscription(publisher: ZmqPublisher, count: int) -> None:
@@ -175,7 +192,7 @@ def test_blocking_loses_nothing_and_can_be_given_up(folder: Path) -> None:
         reader = threading.Thread(target=read_slowly)
         reader.start()
         for seq in range(60):
-            assert publisher.publish(TOPIC, header(seq, shape=(600, 600)), big, lambda: True)
+            assert publisher.publish(TOPIC, header(seq, shape=(600, 600)), big, reader.is_alive)
         reader.join(PATIENCE_S)
         assert seqs == list(range(60))
         tries = iter([True, True, False])
@@ -216,7 +233,7 @@ def test_iterating_ends_with_the_daemon(publisher: ZmqPublisher) -> None:
 def test_a_second_daemon_cannot_steal_an_ipc_path(publisher: ZmqPublisher, folder: Path) -> None:
     """ZeroMQ would let it, silently. The first goes on; when it is gone the path is free."""
     second = ZmqPublisher(config(folder))
-    with pytest.raises(PublisherError, match="in use by another daemon"):
+    with pytest.raises(PublisherError, match=r"publisher\.results: .*in use by another daemon"):
         second.open()
     second.close()
     with Subscriber(publisher.endpoints[0]) as subscriber:
@@ -246,6 +263,116 @@ def test_an_ipc_path_that_cannot_be_had_is_refused_and_harms_nothing(folder: Pat
             publisher.open()
         publisher.close()
     assert (folder / "thesis.txt").read_text() == "x"
+
+
+def test_other_hosts_are_not_served_without_keys(folder: Path) -> None:
+    """Even where the configuration was not checked: no port is opened."""
+    publisher = ZmqPublisher(config(folder, results="tcp://0.0.0.0:*"))
+    with pytest.raises(PublisherError, match=r"other hosts can reach it, and there is no key"):
+        publisher.open()
+    assert publisher.endpoints == []
+    publisher.close()
+
+
+def test_an_address_of_another_host_is_refused(folder: Path, keyring: Keyring) -> None:
+    """With what to look at; keys would have let it open."""
+    publisher = ZmqPublisher(config(folder, results="tcp://192.0.2.1:5571"), keyring.security())
+    with pytest.raises(PublisherError, match=r"this host has no address 192\.0\.2\.1"):
+        publisher.open()
+    publisher.close()
+
+
+def test_ipc_sockets_are_open_to_us_and_our_group_only(publisher: ZmqPublisher, folder: Path) -> None:
+    """Mode 0660 whatever the umask, and the locks 0600; the umask itself is as it was."""
+    assert publisher.endpoints[0] == f"ipc://{folder}/r"
+    assert [stat.S_IMODE((folder / name).stat().st_mode) for name in ("r", "s")] == [0o660, 0o660]
+    assert stat.S_IMODE((folder / "r.lock").stat().st_mode) == 0o600
+    (folder / "plain").touch()
+    before = os.umask(0)
+    os.umask(before)
+    assert stat.S_IMODE((folder / "plain").stat().st_mode) == 0o666 & ~before
+
+
+def test_an_ipc_socket_is_never_open_to_others(folder: Path) -> None:
+    """Somebody who looks all the time, under a umask that hides nothing, never sees it more open than 0660."""
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            with suppress(FileNotFoundError):
+                seen.add(stat.S_IMODE((folder / "r").stat().st_mode))
+
+    looker = threading.Thread(target=look)
+    before = os.umask(0)
+    looker.start()
+    try:
+        for _ in range(50):
+            publisher = ZmqPublisher(config(folder))
+            publisher.open()
+            publisher.close()
+    finally:
+        os.umask(before)
+        done.set()
+        looker.join()
+    assert seen
+    assert not any(mode & 0o007 for mode in seen), {oct(mode) for mode in seen}
+
+
+@pytest.fixture
+def guarded(folder: Path, keyring: Keyring) -> Iterator[ZmqPublisher]:
+    opened = ZmqPublisher(config(folder, results="tcp://127.0.0.1:*"), keyring.security())
+    opened.open()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("who", ["watcher", "boss"])
+def test_who_is_on_the_list_reads_over_tcp(guarded: ZmqPublisher, keyring: Keyring, who: str) -> None:
+    """Subscribers read the results, and controllers do; on loopback too, once there are keys."""
+    with Subscriber(guarded.endpoints[0], keys=keyring.client(who)) as subscriber:
+        wait_for_subscription(guarded, 1)
+        publish(guarded, 7)
+        assert receive(subscriber).header.seq == 7
+
+
+def test_who_is_not_on_the_list_is_told_so(
+    guarded: ZmqPublisher, keyring: Keyring, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client ends at once instead of hearing nothing for ever; the daemon's log says who it was."""
+    stranger = keyring.client("stranger")
+    refused = pytest.raises(KeyDeniedError, match="denies this key")
+    with Subscriber(guarded.endpoints[0], keys=stranger) as subscriber, refused:
+        subscriber.receive(PATIENCE_S)
+    guarded.serve_subscriptions()
+    assert guarded.subscriptions == 0
+    assert f"results: denied: 127.0.0.1 came with the key {stranger.public.decode()}" in caplog.text
+
+
+def test_without_a_key_nothing_is_heard(guarded: ZmqPublisher) -> None:
+    """Nor does a plain client subscribe; it is told what may be missing."""
+    silent = pytest.raises(SubscriberTimeoutError, match=r"--key, --server-key|nobody listens")
+    with Subscriber(guarded.endpoints[0]) as subscriber, silent:
+        subscriber.receive(0.5)
+    guarded.serve_subscriptions()
+    assert guarded.subscriptions == 0
+
+
+def test_an_impostor_is_not_heard(guarded: ZmqPublisher, keyring: Keyring) -> None:
+    """A client that expects another daemon's key takes nothing from this one."""
+    keys = replace(keyring.client("watcher"), server=keyring.client("stranger").public)
+    with Subscriber(guarded.endpoints[0], keys=keys) as subscriber:
+        publish(guarded, 0)
+        with pytest.raises(SubscriberTimeoutError, match=r"--server-key|nobody listens"):
+            subscriber.receive(0.5)
+
+
+def test_ipc_needs_no_key(guarded: ZmqPublisher) -> None:
+    """File modes guard it."""
+    with Subscriber(guarded.endpoints[1]) as subscriber:
+        wait_for_subscription(guarded, 1)
+        publish(guarded, 3)
+        assert receive(subscriber).header.seq == 3
 
 
 def test_a_wild_port_is_reported_as_bound(folder: Path) -> None:
