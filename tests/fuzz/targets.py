@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import fakes
@@ -35,6 +35,8 @@ from dualkd.train.archives import ArchiveError, read_idx
 from fuzz.trees import trees
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
+
+T = TypeVar("T")
 
 SEEDS = 40
 SMALLEST = b"line: a\nrecipes: {default: {bundle: b}}\ncameras: [{name: c, source: 0}]\n"
@@ -167,8 +169,10 @@ def check_archive(data: bytes) -> None:
 
 
 def request_seeds() -> list[bytes]:
-    replies = [msgspec.json.encode(reply) for reply in _some(trees(Reply), 10)]
-    return [*map(msgspec.json.encode, _some(trees(AnyRequest), SEEDS)), *replies]
+    """Less what a rule over several keys refuses."""
+    requests = map(msgspec.json.encode, _some(trees(AnyRequest), SEEDS))
+    replies = map(msgspec.json.encode, _some(trees(Reply), 10))
+    return [*(raw for raw in requests if _decoded(control_messages.decode_request, raw)), *replies]
 
 
 def message_seeds() -> list[bytes]:
@@ -218,7 +222,8 @@ def manifest_seeds() -> list[bytes]:
 
 
 def ring_seeds() -> list[bytes]:
-    return [msgspec.msgpack.encode(tree) for tree in _some(trees(ring.FromChild | ring.NewSlot), 2 * SEEDS)]
+    nested = b"\x94\xa5Alive\x00\x00" + b"\x91" * 3000
+    return [nested, *map(msgspec.msgpack.encode, _some(trees(ring.FromChild | ring.NewSlot), 2 * SEEDS))]
 
 
 def container_seeds() -> list[bytes]:
@@ -262,7 +267,7 @@ def _expect(holds: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
-def _decoded(decode: Callable[[Any], messages.Message], data: Any) -> messages.Message | None:
+def _decoded(decode: Callable[[Any], T], data: Any) -> T | None:
     try:
         return decode(data)
     except MessageError:

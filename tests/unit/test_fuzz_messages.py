@@ -136,8 +136,7 @@ def test_depth_and_size_have_their_limits(piece: bytes) -> None:
 
 def test_the_seeds_are_real_messages() -> None:
     """The coverage-guided run begins with what is read, not with what is refused."""
-    requests = [_read(decode_request, raw) or _read(decode_reply, [raw]) for raw in request_seeds()]
-    assert sum(requests) > 0.9 * len(requests)  # a rule over several keys may refuse the others
+    assert all(_read(decode_request, raw) or _read(decode_reply, [raw]) for raw in request_seeds())
     assert all(
         _read(decode_results, raw.split(b"\n")) or _read(decode_scores, raw) for raw in message_seeds()
     )
