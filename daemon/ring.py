@@ -17,6 +17,7 @@ import os
 import socket
 from collections import deque
 from multiprocessing.connection import wait
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -26,6 +27,10 @@ from dualkd.daemon.pictures import Mark
 Image = npt.NDArray[np.uint8]
 
 MAX_MESSAGE_BYTES = 1 << 16
+
+Slot = Annotated[int, msgspec.Meta(ge=0, lt=64)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+Shape = Annotated[tuple[Side, ...], msgspec.Meta(max_length=3)]
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
@@ -45,15 +50,15 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=Tru
 class NewSlot(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
     """Child: this slot has new memory. Its file descriptor travels with the message."""
 
-    slot: int
-    size_bytes: int
+    slot: Slot
+    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 34)]
 
 
 class Captured(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
     """Child: a picture lies in a slot; the slot is the parent's until it releases it."""
 
-    slot: int
-    shape: tuple[int, ...] | None  # None: the picture does not decode, `fault` says why
+    slot: Slot
+    shape: Shape | None  # None: the picture does not decode, `fault` says why
     frame_id: int
     captured_utc_ns: int
     captured_mono_ns: int
@@ -167,6 +172,8 @@ class SlotReader:
                 if not isinstance(message, NewSlot):
                     return message
                 self._maps[message.slot] = mmap.mmap(fds[0], message.size_bytes, prot=mmap.PROT_READ)
+            except RecursionError as error:
+                raise ValueError("a message that is nested too deep") from error
             finally:
                 for fd in fds:
                     os.close(fd)

@@ -115,6 +115,7 @@ class Index:
         execute("PRAGMA synchronous = FULL")
         execute("PRAGMA wal_autocheckpoint = 256")
         execute("PRAGMA journal_size_limit = 1048576")
+        execute("PRAGMA cache_size = -256")  # KiB: one row after the other is written, and hardly one is read
         if not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._connection.executescript(_SCHEMA)
         check_kind(self._connection, path)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from dualkd.daemon import messages
+from dualkd.daemon import messages, ring
 from dualkd.daemon.control_messages import (
     MAX_REQUEST_BYTES,
     AnyRequest,
@@ -17,7 +17,7 @@ from dualkd.daemon.control_messages import (
     encode_request,
 )
 from dualkd.daemon.messages import MessageError, ResultHeader, StatusHeader, decode_results, decode_scores
-from fuzz.targets import check_control, check_messages, message_seeds, request_seeds
+from fuzz.targets import check_control, check_messages, check_ring, message_seeds, request_seeds, ring_seeds
 from fuzz.trees import slips, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +51,28 @@ def test_any_header_is_a_message_or_refused(tree: Any, map_bytes: bytes) -> None
     for topic in (messages.status_topic(line), messages.result_topic(line, camera)):
         check_messages(b"\n".join([topic.encode(), header, map_bytes]))
         check_messages(topic.encode() + b" " + header)
+
+
+@quick
+@given(st.binary(max_size=100) | slips(ring.FromChild | ring.NewSlot).map(msgspec.msgpack.encode))
+def test_whatever_a_capture_process_says_is_heard_or_refused(data: bytes) -> None:
+    """Slots, sizes and shapes of any number among it, with a descriptor and without."""
+    check_ring(data)
+
+
+@pytest.mark.parametrize("said", [["NewSlot", 0, -1], ["NewSlot", 0, 1 << 63], ["NewSlot", 1 << 40, 4096]])
+def test_memory_that_no_capture_process_has_is_refused(said: list[Any]) -> None:
+    """Less than nothing, more than there is, a slot beyond all slots: errors that the listener expects."""
+    ours, theirs = ring.pair()
+    with ours, theirs:
+        theirs.send(msgspec.msgpack.encode(said))
+        with pytest.raises(msgspec.ValidationError):
+            ring.SlotReader(ours).receive()
+
+
+def test_a_capture_message_nested_without_end_is_refused() -> None:
+    """An error that the listener expects, where a RecursionError would end it."""
+    check_ring(ring_seeds()[0])
 
 
 @pytest.mark.parametrize("command", REQUESTS)
