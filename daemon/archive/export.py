@@ -5,7 +5,6 @@ Knows how they are named and drawn. Does not know which frames are wanted.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import cv2
@@ -33,24 +32,20 @@ def export_frame(reader: ArchiveReader, number: int, target: Path) -> list[Path]
     header = record.header or msgspec.json.encode(record.entry)
     written = [target / f"{stem}.json"]
     written[0].write_bytes(msgspec.json.format(header, indent=2) + b"\n")
-    source = reader.picture_path(record.entry)
-    if source is None:
+    picture = reader.read_picture(record.entry)
+    if picture is None or record.entry.picture is None:
         return written
-    try:
-        written.append(Path(shutil.copyfile(source, target / f"{stem}{source.suffix}")))
-    except FileNotFoundError as error:
-        raise ArchiveError(
-            f"frame {number}: its picture {source} is gone; was it pruned just now?"
-        ) from error
+    written.append(target / f"{stem}{Path(record.entry.picture).suffix}")
+    written[-1].write_bytes(picture)
     found = record.anomaly_map()
     if found is not None:
         anomaly_map, spec, region_threshold = found
         try:
-            picture = overlay(read_image(written[-1]), anomaly_map, spec.covers, region_threshold)
+            laid = overlay(read_image(written[-1]), anomaly_map, spec.covers, region_threshold)
         except FrameError as error:
             raise ArchiveError(f"frame {number}: {error}") from error
         path = target / f"{stem}_heatmap.jpg"
-        path.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+        path.write_bytes(cv2.imencode(".jpg", laid)[1].tobytes())
         written.append(path)
     return written
 

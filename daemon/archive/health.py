@@ -42,6 +42,10 @@ class Health:
         """The disk is asked for something."""
         self._working = _Episode("the disk has not answered")
 
+    def stops(self) -> None:
+        """The disk is asked for nothing more."""
+        self._working = None
+
     def works(self) -> str:
         """The disk did it. Return what to log, where that is news."""
         self._working = None
@@ -49,6 +53,7 @@ class Health:
         if over is None:
             return ""
         if over.frames:
+            over.what = f"works again, after this: {over.what}"
             self._notice(over)
         return f"works again; {over.frames} frames were not archived"
 

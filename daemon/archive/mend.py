@@ -48,11 +48,12 @@ def _mend_day(folder: Path, day: str, index: Index, mended: Mended) -> None:
         names = [path.name for path in (folder / day).iterdir()]
     except FileNotFoundError:
         names = []
-    present: set[str] = set()
+    present: dict[str, PictureName] = {}
     for name in names:
         whole = whole_of(name)
         picture = f"{day}/{whole or name}"
-        if PictureName.parse(picture) is None:
+        said = PictureName.parse(picture)
+        if said is None:
             continue
         if whole is not None and picture not in rows:
             (folder / day / name).unlink(missing_ok=True)
@@ -61,20 +62,19 @@ def _mend_day(folder: Path, day: str, index: Index, mended: Mended) -> None:
         if whole is not None:
             part_of(folder / picture).replace(folder / picture)
             mended.finished += 1
-        present.add(picture)
-    gone, new = rows.keys() - present, present - rows.keys()
+        present[picture] = said
+    gone = rows.keys() - present.keys()
+    new = [(picture, said) for picture, said in present.items() if picture not in rows]
+    new.sort(key=lambda pair: (pair[1].captured_utc_ns, pair[1].frame_id))  # ids are in order of age
     with index.transaction():
         index.remove(rows[picture] for picture in gone)
-        for picture in sorted(new):
-            index.add(_from_name(folder, picture))
+        for picture, said in new:
+            index.add(_from_name(picture, said, (folder / picture).stat().st_size))
     mended.forgotten += len(gone)
     mended.adopted += len(new)
 
 
-def _from_name(folder: Path, picture: str) -> NewFrame:
-    name = PictureName.parse(picture)
-    if name is None:
-        raise ValueError(f"{picture} is no picture's name")
+def _from_name(picture: str, name: PictureName, size: int) -> NewFrame:
     return NewFrame(
         captured_utc_ns=name.captured_utc_ns,
         camera=name.camera,
@@ -85,7 +85,7 @@ def _from_name(folder: Path, picture: str) -> NewFrame:
         score=None,
         reason="",
         picture=picture,
-        picture_bytes=(folder / picture).stat().st_size,
+        picture_bytes=size,
         header=None,
         anomaly_map=None,
     )

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.archive.index import BUSY_S, ArchiveError, check_kind
-from dualkd.daemon.archive.names import INDEX_NAME, PictureName
+from dualkd.daemon.archive.names import INDEX_NAME, PictureName, part_of
 from dualkd.daemon.messages import MapSpec
 from dualkd.daemon.records import Outcome
 
@@ -120,7 +120,21 @@ class ArchiveReader:
             raise ArchiveError(
                 f"frame {entry.id}: {entry.picture!r} is no name of a picture; it is not opened"
             )
-        return self._folder / entry.picture
+        path = self._folder / entry.picture
+        part = part_of(
+            path
+        )  # whole too, now that there is a row: the writer was stopped before it renamed it
+        return part if not path.exists() and part.exists() else path
+
+    def read_picture(self, entry: Entry) -> bytes | None:
+        """The picture as a file's bytes (PNG or JPEG); None for a frame without one."""
+        for _ in range(2):  # it may get its name between two looks
+            path = self.picture_path(entry)
+            if path is None:
+                return None
+            with suppress(FileNotFoundError):
+                return path.read_bytes()
+        raise ArchiveError(f"frame {entry.id}: its picture {path} is gone; was it pruned just now?")
 
 
 def _entry(row: tuple[object, ...]) -> Entry:

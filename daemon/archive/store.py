@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dualkd.daemon.archive.index import ArchiveError, Index, NewFrame, is_damage
 from dualkd.daemon.archive.mend import mend
-from dualkd.daemon.archive.names import INDEX_NAME, LOCK_NAME, PictureName, part_of
+from dualkd.daemon.archive.names import INDEX_NAME, LOCK_NAME, PictureName, Suffix, part_of
 from dualkd.daemon.archive.pruning import drop
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Store:
         *,
         max_bytes: int,
         max_age_s: float,
+        suffix: Suffix,
         note: Callable[[str], None],
         disk: int | None = None,
     ) -> None:
@@ -65,6 +66,7 @@ class Store:
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
+        self._suffix = suffix
         if disk is not None and not (folder / INDEX_NAME).exists() and _disk_of(folder) != disk:
             raise ArchiveError(
                 "the disk that it lay on is not there; mount it again, or restart the daemon to begin a new "
@@ -91,7 +93,7 @@ class Store:
 
         The name of the picture is chosen here: `frame.picture` is None.
         """
-        name = None if picture is None else self._free_name(frame, picture)
+        name = None if picture is None else self._free_name(frame)
         frame = dataclasses.replace(frame, picture=name, picture_bytes=len(picture or b""))
         if frame.bytes > self._max_bytes:
             raise TooLargeError(
@@ -151,13 +153,13 @@ class Store:
                 self._index.remove([number])
             raise
 
-    def _free_name(self, frame: NewFrame, picture: bytes) -> str:
+    def _free_name(self, frame: NewFrame) -> str:
         name = PictureName(
             camera=frame.camera,
             captured_utc_ns=frame.captured_utc_ns,
             frame_id=frame.frame_id or 0,
             verdict=frame.verdict,
-            suffix="png" if picture.startswith(b"\x89PNG") else "jpg",
+            suffix=self._suffix,
         )
         while self._index.has(str(name)):  # one frame that answers several triggers
             name = dataclasses.replace(name, copy=name.copy + 1)

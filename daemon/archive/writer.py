@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import msgspec
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.archive.health import Health, describe
 from dualkd.daemon.archive.index import ArchiveError, NewFrame
+from dualkd.daemon.archive.names import Suffix
 from dualkd.daemon.archive.rule import KeepRule
 from dualkd.daemon.archive.store import FullError, Store, TooLargeError
 from dualkd.daemon.config import ArchiveConfig
@@ -33,7 +33,7 @@ RETRY_S = 1.0
 UPKEEP_S = 10.0
 CLOSE_S = 5.0  # longest that `close` waits for the disk
 
-_ENDINGS = {"png": ".png", "jpeg": ".jpg"}
+_SUFFIXES: dict[str, Suffix] = {"png": "png", "jpeg": "jpg"}
 
 
 class Archive:
@@ -42,6 +42,7 @@ class Archive:
     def __init__(self, config: ArchiveConfig, line: str) -> None:
         self._config = config
         self._rule = KeepRule(config)
+        self._suffix = _SUFFIXES[config.format]
         self._folder = None if config.folder is None else Path(config.folder)
         self._health = Health(self._folder or Path())
         self._changed = threading.Condition()  # guards all below, and the health
@@ -106,7 +107,7 @@ class Archive:
             if frame is None and self._closing:
                 break
             try:
-                new = None if frame is None else frame.encode(self._config.format)
+                new = None if frame is None else frame.encode(self._suffix)
                 with self._changed:
                     self._health.begin()
                 if store is None:
@@ -142,6 +143,7 @@ class Archive:
             self._folder,
             max_bytes=self._config.max_mib << 20,
             max_age_s=self._config.max_days * 86_400,
+            suffix=self._suffix,
             note=self._note,
             disk=disk,
         )
@@ -163,6 +165,7 @@ class Archive:
 
     def _give_up(self, cause: str) -> None:
         with self._changed:
+            self._health.stops()
             self._waiting.popleft()
             self._lose(cause)
 
@@ -219,7 +222,7 @@ class _Waiting:
         self._image = None if self._image is None else self._image.copy()
         self._map = None if self._map is None else self._map.copy()
 
-    def encode(self, kind: Literal["png", "jpeg"]) -> NewFrame:
+    def encode(self, suffix: Suffix) -> NewFrame:
         """Return what the index takes, and have `picture` ready. Raises EncodingError."""
         if self._new is not None:
             return self._new
@@ -231,7 +234,7 @@ class _Waiting:
         else:
             header = msgspec.structs.replace(header, map=None)
         if self._image is not None and header.frame_id is not None:
-            self.picture = _encoded(self._image, _ENDINGS[kind])
+            self.picture = _encoded(self._image, suffix)
         self._image = self._map = None
         self._new = NewFrame(
             captured_utc_ns=header.captured_utc_ns,
@@ -250,13 +253,13 @@ class _Waiting:
         return self._new
 
 
-def _encoded(image: npt.NDArray[np.uint8], ending: str) -> bytes:
+def _encoded(image: npt.NDArray[np.uint8], suffix: Suffix) -> bytes:
     try:
-        done, data = cv2.imencode(ending, image)
+        done, data = cv2.imencode(f".{suffix}", image)
     except cv2.error as error:
         raise EncodingError(f"a picture of shape {image.shape} cannot be encoded: {error}") from error
     if not done:
-        raise EncodingError(f"a picture of shape {image.shape} cannot be encoded as {ending}")
+        raise EncodingError(f"a picture of shape {image.shape} cannot be encoded as {suffix}")
     return bytes(data)
 
 
