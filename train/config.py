@@ -92,6 +92,7 @@ class LocalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         default_factory=lambda: [5, 6, 7, 8]
     )
     prototypes: Index = 2048  # size of the memory of good tokens; 0 for a bottleneck MLP instead
+    code: Index = 128  # rank of the code of whole frames that completes the prototypes; 0 for none
     depth: Count = 2  # decoder blocks
     heads: Count = 6
     dropout: Rate = 0.2  # in the bottleneck

@@ -6,6 +6,7 @@ not in it: they belong to dualkd.daemon.decision, where an operator can move the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -42,7 +43,7 @@ class Detector(nn.Module):
         self.normalise = Normalise(self.teacher.mean, self.teacher.std)
         self.grid, width = self.teacher.grid, self.teacher.width
         centres = config.snl.centres if config.method == "snl" else 0
-        self.local = LocalStudent(config.local, width, centres) if uses_local else None
+        self.local = LocalStudent(config.local, math.prod(self.grid), width, centres) if uses_local else None
         self.anomaly_map = (
             AnomalyMap(self.grid, config.local.smoothing, config.local.top_share) if uses_local else None
         )

@@ -18,6 +18,7 @@ from dualkd.daemon.frames import to_model_size
 from dualkd.train.config import Precision, TrainConfig
 from dualkd.train.datasets import DataError, Dataset, Sample, read_samples
 from dualkd.train.detector import ENCODE_BATCH, Detector, autocast
+from dualkd.train.frame_code import missed
 from dualkd.train.frames import DecodedFrames, Frames
 from dualkd.train.teacher import TeacherTokens
 from torch import Tensor
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD = 2  # batches
 METRIC_IMAGES = 2048  # evenly spaced; more cost minutes and hardly change the semantic metric
+CODE_IMAGES = 1024  # likewise; more cost gibibytes and hardly change the frame code
 
 
 def split_held_out(samples: list[Sample], config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
@@ -142,7 +144,7 @@ class EncodedImages:
         return self._to_device(*self._read(indices))
 
     def fit_beginnings(self, generator: torch.Generator) -> None:
-        """Set what the students begin with and then correct: prototypes, if any, and mean global tokens."""
+        """Set what the students begin with and then correct: prototypes and frame code, if any, and mean tokens."""
         semantic, local = self._detector.semantic, self._detector.local
         prototypes = local.prototypes if local is not None else None
         if semantic is None and prototypes is None:
@@ -158,22 +160,38 @@ class EncodedImages:
         if prototypes is not None:
             prototypes.cpu().fit(torch.cat(sample), generator)
             prototypes.to(self._device)
+            self._fit_frame_code()
         if semantic is not None:
             semantic.mean.copy_(total / len(self))
+
+    def _fit_frame_code(self) -> None:
+        """Fit the frame code, if any, to what the prototypes miss on up to CODE_IMAGES."""
+        local = self._detector.local
+        if local is None or local.prototypes is None or local.code is None:
+            return
+        vectors = [
+            missed(tokens.patch_tokens, local.prototypes(tokens.patch_tokens)).half().cpu()
+            for tokens, _ in self.batches(torch.split(self._spread(CODE_IMAGES), ENCODE_BATCH))
+        ]
+        local.code.cpu().fit(torch.cat(vectors))
+        local.code.to(self._device)
 
     def fit_semantic_metric(self) -> None:
         """Measure the trained semantic student's usual error on up to METRIC_IMAGES, for d_semantic."""
         detector = self._detector
         if detector.semantic is None or detector.semantic_metric is None:
             return
-        chosen = torch.linspace(0, len(self) - 1, min(len(self), METRIC_IMAGES)).long()
         teacher, student = [], []
         with torch.inference_mode():
-            for tokens, images in self.batches(torch.split(chosen, ENCODE_BATCH)):
+            for tokens, images in self.batches(torch.split(self._spread(METRIC_IMAGES), ENCODE_BATCH)):
                 teacher.append(tokens.global_tokens.cpu())
                 student.append(detector.semantic(detector.resize(images)).cpu())
         detector.semantic_metric.cpu().fit(torch.cat(teacher), torch.cat(student))
         detector.semantic_metric.to(self._device)
+
+    def _spread(self, count: int) -> Tensor:
+        """The indices of up to `count` images, evenly spaced."""
+        return torch.linspace(0, len(self) - 1, min(len(self), count)).long()
 
     def _read(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Frames and, where they are kept, tokens, ready to be copied to the device."""

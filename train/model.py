@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from dualkd.configs.loader import ConfigError
 from dualkd.train.config import PATCH_PX, LocalConfig, SemanticConfig, TrainConfig
+from dualkd.train.frame_code import FrameCode
 from dualkd.train.pixels import AreaResize
 from dualkd.train.prototypes import Prototypes
 from dualkd.train.residual_aggregation import ResidualAggregation
@@ -67,16 +68,18 @@ class LocalStudent(nn.Module):
 
     Trained on good parts it rebuilds good tokens only; where it fails, something small is wrong. Without
     prototypes the narrow place is a bottleneck MLP with dropout (Dinomaly), and deep decoder blocks rebuild
-    shallow teacher groups. With prototypes the decoder corrects, group by group, what the prototypes say.
+    shallow teacher groups. With prototypes the decoder corrects, group by group, what the prototypes say and
+    the code of the whole frame completes.
     With centres (SNL) a residual aggregation stands between the narrow place and the decoder.
     """
 
-    def __init__(self, config: LocalConfig, width: int, centres: int = 0) -> None:
-        """`width`: D of the teacher's tokens; `centres`: of the residual aggregation, 0 for none."""
+    def __init__(self, config: LocalConfig, tokens: int, width: int, centres: int = 0) -> None:
+        """`tokens`: N of a frame; `width`: D of each; `centres`: of the residual aggregation, 0 for none."""
         super().__init__()
         if width % config.heads:
             raise ConfigError([f"local.heads: got {config.heads}, must divide the teacher's width {width}"])
         self.prototypes = Prototypes(config.prototypes, GROUPS, width) if config.prototypes else None
+        self.code = FrameCode(config.code, tokens, width) if config.prototypes and config.code else None
         self.blocks = nn.ModuleList(DecoderBlock(width, config.heads) for _ in range(config.depth))
         if self.prototypes is None:
             self.bottleneck = nn.Sequential(
@@ -94,6 +97,8 @@ class LocalStudent(nn.Module):
             levels = self._decode(self.bottleneck(patch_tokens.mean(1)))[::-1]
             return torch.stack([torch.stack([levels[i] for i in group]).mean(0) for group in self.groups], 1)
         known = self.prototypes(patch_tokens)  # (B, G, N, D)
+        if self.code is not None:
+            known = self.code(patch_tokens, known)
         decoded = self._decode(self.bottleneck(known.mean(1)))[-1]
         return torch.stack(
             [correct(known[:, group], decoded) for group, correct in enumerate(self.corrections)], 1

@@ -66,7 +66,10 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One method on one task. Image AUROC; the students' alone where there are two; AUPRO where there are masks."""
+    """One method on one task. Image AUROC; the students' alone where there are two; AUPRO where there are masks.
+
+    Of several products in one model `auroc` ranks all images together; the students' are means over products.
+    """
 
     method: str
     seed: int
@@ -170,8 +173,8 @@ class Bench:
             seed=config.training.seed,
             task=task.name,
             auroc=image_auroc(test, hazard),
-            local=image_auroc(test, raw.d_local) if both else None,
-            semantic=image_auroc(test, raw.d_semantic) if both else None,
+            local=mean_auroc(test, raw.d_local) if both else None,
+            semantic=mean_auroc(test, raw.d_semantic) if both else None,
             aupro=None if raw.anomaly_map is None else pixel_aupro(test, raw.anomaly_map),
             by_class=auroc_by_class(test, hazard),
             seconds=round(seconds, 1),
@@ -232,6 +235,11 @@ def auroc_by_class(samples: Sequence[Sample], scores: np.ndarray) -> dict[str, f
         str(name): image_auroc([s for s in samples if s.category == name], scores[names == name])
         for name in sorted(set(names))
     }
+
+
+def mean_auroc(samples: Sequence[Sample], scores: np.ndarray) -> float:
+    """Of several products in one model, the mean of each product's own."""
+    return float(np.mean([*auroc_by_class(samples, scores).values()] or [image_auroc(samples, scores)]))
 
 
 def pixel_aupro(samples: Sequence[Sample], maps: np.ndarray) -> float | None:

@@ -208,7 +208,7 @@ def test_an_unused_centre_has_no_residual() -> None:
 def test_the_aggregation_learns_with_the_student() -> None:
     """Its centres and its map get gradients, and the structural loss of a small student falls."""
     torch.manual_seed(3)
-    student = LocalStudent(LocalConfig(prototypes=0, depth=2, heads=2, dropout=0.0), 32, centres=8)
+    student = LocalStudent(LocalConfig(prototypes=0, depth=2, heads=2, dropout=0.0), 12, 32, centres=8)
     kinds = torch.randn(6, 2, 32)
     teacher = kinds[torch.randint(6, (4, 12))].transpose(1, 2)  # (4, 2, 12, 32)
     optimiser = torch.optim.AdamW(student.parameters(), lr=3e-3)
@@ -229,6 +229,6 @@ def test_the_aggregation_learns_with_the_student() -> None:
 def test_no_centres_no_module() -> None:
     """A student without centres has the weights that it always had."""
     config = LocalConfig(prototypes=0, depth=2, heads=2)
-    plain, snl = LocalStudent(config, 32), LocalStudent(config, 32, centres=4)
+    plain, snl = LocalStudent(config, 12, 32), LocalStudent(config, 12, 32, centres=4)
     extra = snl.state_dict().keys() - plain.state_dict().keys()
     assert extra == {"aggregation.centres", "aggregation.residual.weight"}
