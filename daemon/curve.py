@@ -52,7 +52,10 @@ class Security:
     def __init__(self, config: CurveConfig, secret_key: str) -> None:
         """Read all keys. Raises CurveError."""
         self._config = config
-        self._public, self._secret = _load_pair(_find_secret(secret_key))
+        try:
+            _, self._secret = _load_pair(_find_secret(secret_key))
+        except CurveError as error:
+            raise CurveError(f"curve.secret_key: {error}") from error
         self._lock = threading.Lock()
         self._denied: Counter[str] = Counter()
         self._logged_s: dict[str, float] = {}
