@@ -7,6 +7,7 @@ process imports this module too and needs none of them.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import functools
 import logging
 import os
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dump(config), end="")
             return ExitStatus.DONE
         _log_to_stderr()
+        faulthandler.enable()  # a hung loop that the watchdog aborts tells where it hung
         return _run(config, read_config)
     except ConfigError as error:
         _say(error)

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
 LONGEST_LOAD_S = 300.0  # of the first recipes: systemd is asked for so long
+STOP_AIR_S = 5.0
 ENGINE_ERRORS_IN_A_ROW = 3
 DROPPED_AT_STOP = "service: stopped before it was judged"
 DROPPED_UNSENT = "publisher: a full subscriber"
@@ -136,6 +137,7 @@ class Service:
         while not (self._stop_requests or frames.ended() or frames.failures()):
             self._turn()
         self._enter("draining")
+        self._parts.notifier.extend_timeout(self._longest_stop_s())
         frames.stop()
         self._deadline_s = time.monotonic() + self._config.drain_timeout_s
         kill_at_s = time.monotonic() + self._config.stop_grace_s
@@ -233,8 +235,17 @@ class Service:
 
     def _reload(self) -> None:
         """As systemd knows it: RELOADING, then READY, whether it could be done or all stayed as it was."""
+
+        def done(error: Exception | None) -> None:
+            said = "configuration read again" if error is None else f"reload refused: {error}"
+            self._parts.notifier.tell("READY=1", f"STATUS={said}")
+
         self._parts.notifier.reloading()
-        self._commands.reload(lambda _: self._parts.notifier.tell("READY=1"))
+        self._commands.reload(done)
+
+    def _longest_stop_s(self) -> float:
+        config = self._config
+        return config.drain_timeout_s + 2 * config.stop_grace_s + config.publisher.linger_ms / 1e3 + STOP_AIR_S
 
     def _wait_for_recipes(self) -> None:
         ended: list[Exception | None] = []
