@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 TEMPERATURE = 0.02  # of the softmax over cosine similarities
 FIT_ITERATIONS = 5
-FIT_TOKENS_EACH = 16  # k-means sees about this many tokens a prototype,
-FIT_TOKENS_LEAST = 24_000  # and in all no fewer than these
+FIT_TOKENS_EACH = (
+    16  # k-means sees about this many tokens a prototype, and with too few makes fewer prototypes;
+)
+FIT_TOKENS_LEAST = 24_000  # in all it sees no fewer than these
 
 
 class Prototypes(nn.Module):
@@ -42,14 +44,18 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def fit(self, tokens: Tensor, generator: torch.Generator) -> None:
-        """Set keys and values by spherical k-means over teacher tokens (M, G, D) of good images."""
+        """Set keys and values by spherical k-means over teacher tokens (M, G, D) of good images.
+
+        A prototype of two or three tokens would be those tokens learned by heart, so from a handful of images
+        come fewer prototypes than there is room for, and fill it by standing there several times.
+        """
         units = F.normalize(tokens.mean(1), dim=-1)
-        count = min(len(self.keys), len(units))
+        count = min(len(self.keys), max(1, len(units) // FIT_TOKENS_EACH))
         keys = units[torch.randperm(len(units), generator=generator)[:count]]
         for _ in range(FIT_ITERATIONS):
             keys = F.normalize(_cluster_means(units[:, None], _nearest(units, keys), count)[0], dim=-1)
         values = _cluster_means(tokens, _nearest(units, keys), count)
-        repeats = -(-len(self.keys) // count)  # fewer tokens than prototypes: the same ones again
+        repeats = -(-len(self.keys) // count)
         self.keys.copy_(keys.repeat(repeats, 1)[: len(self.keys)])
         self.values.copy_(values.repeat(1, repeats, 1)[:, : len(self.keys)])
 

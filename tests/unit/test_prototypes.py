@@ -40,9 +40,10 @@ def test_a_token_unlike_any_good_one_does_not_pass_through() -> None:
     assert ((rebuilt[0, :, 0] >= low - 1e-5) & (rebuilt[0, :, 0] <= high + 1e-5)).all()
 
 
-def test_fewer_tokens_than_prototypes_still_make_a_memory() -> None:
-    """A handful of images must not leave empty prototypes that match anything."""
-    tokens, middle = clusters(3, 2)
+def test_few_tokens_make_few_prototypes_that_fill_the_memory() -> None:
+    """A handful of images leaves no empty prototypes that match anything, and is not learned by heart."""
+    tokens, middle = clusters(3, 80)
     prototypes = fitted(64, tokens)
     torch.testing.assert_close(prototypes.keys.norm(dim=1), torch.ones(64))
+    assert len(prototypes.keys.unique(dim=0)) == 15  # of 240 tokens
     assert cosine_similarity(prototypes(middle.transpose(0, 1)[None])[0, 0], middle[:, 0], dim=-1).min() > 0.9
