@@ -211,8 +211,8 @@ class Camera:
 
     def _hear(self, process: CaptureProcess, message: ring.FromChild, now_s: float) -> None:
         if isinstance(message, ring.Captured):
-            self._account(message.frame_id + 1, message.dropped, now_s)
             lease = process.lease(message)
+            self._account(message.frame_id + 1, 1, message.dropped, now_s)
             self._frame_s = message.captured_mono_ns / 1e9
             self._mark = message.mark
             if self._first_size is None and message.shape is not None:
@@ -221,13 +221,13 @@ class Camera:
         elif isinstance(message, ring.Alive):
             if message.captured > self.captured:
                 self._frame_s = now_s
-            self._account(message.captured, message.dropped, now_s)
+            self._account(message.captured, 0, message.dropped, now_s)
         elif isinstance(message, ring.Ready):
             self._ready(message, now_s)
         elif isinstance(message, ring.Failed):
             self._gone(message.message, now_s)
         else:
-            self._account(message.captured, message.dropped, now_s)
+            self._account(message.captured, 0, message.dropped, now_s)
             if message.fault:
                 self._gone(message.fault, now_s)
             else:
@@ -244,10 +244,14 @@ class Camera:
             self._state = "running"
         logger.info("camera %s: %s", self.config.name, message.description)
 
-    def _account(self, captured: int, dropped: int, now_s: float) -> None:
-        """The process has captured so many frames by now: it is well. Raises ValueError if it miscounts."""
-        if captured < self.captured or dropped < self._dropped_now:
-            raise ValueError(f"it has captured {captured} frames and dropped {dropped}, less than before")
+    def _account(self, captured: int, frames: int, dropped: int, now_s: float) -> None:
+        """It tells of so many frames more, which makes so many captured and dropped: it is well.
+
+        Raises ValueError if that does not add up.
+        """
+        if dropped < self._dropped_now or captured - self.captured != frames + dropped - self._dropped_now:
+            told = f"{captured} captured and {dropped} dropped after {self.captured} and {self._dropped_now}"
+            raise ValueError(f"it miscounts: {told}, with {frames} delivered")
         self.captured = captured
         self._dropped_now = dropped
         self._pulse.sign(now_s)

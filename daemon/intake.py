@@ -141,8 +141,9 @@ class Intake:
             self._closing = True
             self._wake()
         self._thread.join()
-        os.close(self._alarm)
-        self._alarm = -1
+        with self._changed:
+            os.close(self._alarm)
+            self._alarm = -1
 
     def _tell(self, wish: Callable[[Camera], None]) -> None:
         """Tell every camera something, and let the listener see to it."""

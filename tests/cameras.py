@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from dualkd.daemon import ring
 from dualkd.daemon.frames import Image
 from dualkd.daemon.pictures import NO_MARK, Opening, Picture, SourceError
 
@@ -75,7 +76,8 @@ class Steering:
 
 
 class SteeredCamera(SteadyCamera):
-    """Does what its file says: frames, black, freeze, resize, hang, die, babble, unplugged, hang-open.
+    """Does what its file says: frames, black, freeze, resize, hang, die, brief, babble, lie, miscount,
+    unplugged, hang-open.
 
     While it is to "unplugged" or "hang-open" it cannot be opened either.
     """
@@ -95,8 +97,14 @@ class SteeredCamera(SteadyCamera):
                 time.sleep(1e6)
             case "die":
                 os._exit(3)
+            case "brief" if self._next:
+                os._exit(3)
             case "babble":
                 self._connection.send(b"\xc1 nonsense")
+            case "lie":
+                ring.send(self._connection, self._lie)
+            case "miscount":
+                ring.send(self._connection, ring.Alive(captured=1 << 40, dropped=0))
             case "unplugged" | "hang-open":
                 raise SourceError("unplugged")
         return super().grab()
@@ -110,6 +118,21 @@ class SteeredCamera(SteadyCamera):
             case "resize":
                 return Picture(np.full((24, 32, 3), grey_of(self._next - 1), np.uint8))
         return super().retrieve(into)
+
+    @property
+    def _lie(self) -> ring.Captured:
+        """A frame in a slot that there is not."""
+        return ring.Captured(
+            slot=63,
+            shape=(48, 64, 3),
+            frame_id=self._next,
+            captured_utc_ns=0,
+            captured_mono_ns=0,
+            fault="",
+            source_name="",
+            mark=NO_MARK,
+            dropped=0,
+        )
 
     @property
     def _order(self) -> str:
