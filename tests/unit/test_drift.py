@@ -13,7 +13,8 @@ from dualkd.daemon.config import DriftConfig
 from dualkd.daemon.decision import Calibration, noisy_or_hazard
 from dualkd.daemon.drift import Drift
 from dualkd.daemon.engine import RawPrediction
-from dualkd.daemon.messages import BundleRef, ResultHeader, StageTimes
+from dualkd.daemon.messages import BundleRef, ResultHeader
+from headers import result_header
 
 WINDOW = 1000
 RATE = 0.01
@@ -53,45 +54,14 @@ def move_that_rejects(times: float) -> float:
     raise AssertionError(f"no move up to 2 rejects {times} as many")
 
 
-def header(score: float | None, threshold: float, **changes: object) -> ResultHeader:
+def header(score: float | None, threshold: float, **changes: Any) -> ResultHeader:
     """A verdict of that score."""
     outcome = "INVALID" if score is None else "FAIL" if score > threshold else "PASS"
-    usual = ResultHeader(
-        boot_id="0",
-        line="line",
-        camera="cam",
-        seq=0,
-        frame_id=0,
-        job_id=None,
-        source_name="",
-        captured_utc_ns=0,
-        captured_mono_ns=0,
-        verdict=outcome,
-        reason="",
-        doubtful=False,
-        score=score,
-        smoothed_score=None,
-        threshold=threshold,
-        warn_threshold=None,
-        d_local=None,
-        d_semantic=None,
-        p_local=None,
-        p_semantic=None,
-        regions=[],
-        region_threshold=None,
-        frame=None,
-        batch=1,
-        stage_ms=StageTimes(wait=0, resize=0, infer=0, decide=0, total=0),
-        dropped={},
-        recipe="default",
-        bundle=BundleRef(name="b", sha256="0" * 64),
-        map=None,
-    )
-    return msgspec.structs.replace(usual, **changes)
+    return result_header(score=score, threshold=threshold, verdict=outcome, **changes)
 
 
 def feed(
-    drift: Drift, calibration: Calibration, values: Scores, threshold: float | None = None, **changes: object
+    drift: Drift, calibration: Calibration, values: Scores, threshold: float | None = None, **changes: Any
 ) -> list[str]:
     """Observe every score; return the distinct warnings that stood after any of them."""
     seen: dict[str, None] = {}
