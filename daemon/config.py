@@ -146,8 +146,9 @@ class ArchiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class DriftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When the scores of good parts have moved away from what the calibration saw."""
 
-    window: Annotated[int, msgspec.Meta(ge=20, le=100_000)] = 500  # last frames of a camera
-    factor: Annotated[float, msgspec.Meta(gt=1, le=1000)] = 3.0  # see drift.py
+    window: Annotated[int, msgspec.Meta(ge=20, le=100_000)] = 1000  # judged frames compared at once
+    factor: Annotated[float, msgspec.Meta(gt=1, le=1000)] = 1.5  # times the false-reject rate
+    fail_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1  # of the window
 
 
 class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

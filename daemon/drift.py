@@ -16,7 +16,7 @@ a into 1 - Phi(Phi^-1(1 - a) - shift). A rise that multiplies the rate by `facto
 a rise can be told from chance is up to the calibration: with a rate of 1 % and windows of 1000, three times
 the rate takes 200 good parts, twice the rate 500. The choice and the joining of these parts are our own.
 
-Far more frames FAIL: more than FAILING_SHARE of a window, more than FAILING_RATES times the calibrated rate,
+Far more frames FAIL: more than `fail_share` of a window, more than FAILING_RATES times the calibrated rate,
 and more than chance gives as seldom as above (by Chernoff's bound on the binomial). Then it is rather the
 lamp or the camera than the parts.
 """
@@ -36,7 +36,6 @@ from dualkd.daemon.messages import ResultHeader
 
 SIGMAS = 4.0
 STRETCHES = 20
-FAILING_SHARE = 0.1
 FAILING_RATES = 10.0
 
 _NORMAL = NormalDist()
@@ -111,7 +110,7 @@ class Drift:
                 f"will be rejected, not {expected:.2g}: find out what changed, or calibrate again"
             )
         judged = window.passed + window.failed
-        if _fails_too_often(window.failed, judged, expected):
+        if _fails_too_often(window.failed, judged, expected, self._config.fail_share):
             found.append(
                 f"camera {camera}: {window.failed} of {judged} frames FAIL, where {expected:.2g} of good parts "
                 "should: unless the parts are bad, look at the lamp, the camera and the recipe"
@@ -154,9 +153,9 @@ def _foretold_rate(window: _Window, good_parts: int, expected: float) -> float:
     return 1 - _NORMAL.cdf(_NORMAL.inv_cdf(1 - expected) - shift)
 
 
-def _fails_too_often(failed: int, judged: int, expected: float) -> bool:
+def _fails_too_often(failed: int, judged: int, expected: float, fail_share: float) -> bool:
     share = failed / judged
-    if share <= max(FAILING_SHARE, FAILING_RATES * expected):
+    if share <= max(fail_share, FAILING_RATES * expected):
         return False
     divergence = share * math.log(share / expected)
     if failed < judged:
