@@ -188,6 +188,7 @@ def _leave_signals_to_the_parent(parent_pid: int) -> None:
 
 def _quiet_opencv() -> None:
     """What goes wrong is told by us, once; FFmpeg's own lines would say it again for every frame."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    if "OPENCV_LOG_LEVEL" not in os.environ:  # OpenCV read it when it was imported
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.setNumThreads(1)

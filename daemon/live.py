@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 
 import cv2
+import numpy as np
 from dualkd.daemon.frames import Image
-from dualkd.daemon.opencv import rate, retrieve
+from dualkd.daemon.opencv import NOT_DECODED, rate, retrieve
 from dualkd.daemon.pictures import NO_MARK, Opening, Picture, SourceError
 
 PIPELINE_SIGN = " ! "  # between the elements of a GStreamer pipeline
@@ -30,6 +31,7 @@ class LiveCamera:
             raise SourceError(
                 f"{self._name}: cannot be opened; is it there, and not in use by another program?"
             )
+        self._gives_jpegs = _have_jpegs(self._capture)
         self.fps = rate(self._capture)
         self.description = f"live camera {self._name}, {self.fps:g} fps"
 
@@ -39,7 +41,11 @@ class LiveCamera:
         return True
 
     def retrieve(self, into: Image | None) -> Picture:
-        return retrieve(self._capture, into)
+        if not self._gives_jpegs:
+            return retrieve(self._capture, into)
+        ok, encoded = self._capture.retrieve()
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if ok else None
+        return Picture(None, NOT_DECODED) if image is None else Picture(np.asarray(image, np.uint8))
 
     def close(self) -> None:
         self._capture.release()
@@ -48,6 +54,15 @@ class LiveCamera:
 def without_password(source: str) -> str:
     """The source as it may be told to everybody: rtsp://user:password@host becomes rtsp://***@host."""
     return re.sub(r"(://)[^/\s]*@", r"\1***@", source)
+
+
+def _have_jpegs(capture: cv2.VideoCapture) -> bool:
+    """Let a Motion JPEG stream give its pictures as they came; whether it is one.
+
+    Decoded by OpenCV's FFmpeg they would all be stretched to the size of the first, without a word.
+    """
+    is_one = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter_fourcc(*"MJPG")
+    return is_one and capture.getBackendName() == "FFMPEG" and bool(capture.set(cv2.CAP_PROP_FORMAT, -1))
 
 
 def _open(opening: Opening, name: str) -> cv2.VideoCapture:

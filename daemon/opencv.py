@@ -10,12 +10,14 @@ import numpy as np
 from dualkd.daemon.frames import Image
 from dualkd.daemon.pictures import Picture
 
+NOT_DECODED = "the frame does not decode"
+
 
 def retrieve(capture: cv2.VideoCapture, into: Image | None) -> Picture:
     """Decode the grabbed frame, into `into` if its shape fits."""
     ok, image = capture.retrieve(into) if into is not None else capture.retrieve()
     if not ok or image is None:
-        return Picture(None, "the frame does not decode")
+        return Picture(None, NOT_DECODED)
     return Picture(np.asarray(image, np.uint8))
 
 

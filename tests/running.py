@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,11 @@ from types import TracebackType
 from typing import Any
 
 import yaml
-from dualkd.daemon.client import Result, Status, Subscriber
+from cameras import capture_pids
+from dualkd.daemon import control_messages as requests
+from dualkd.daemon.client import Controller, Result, Status, Subscriber
+from dualkd.daemon.control_messages import AnyRequest, Reply
+from dualkd.daemon.messages import StatusHeader
 
 PATIENCE_S = 60.0  # a deadline, not a wait: on a busy machine everything takes longer
 
@@ -45,7 +50,7 @@ class DaemonProcess:
         self.control = f"ipc://{folder}/control"
         publisher = {"results": self.results, "scores": self.scores, "wait_for_subscribers": 1}
         publisher.update(changes.pop("publisher", {}))
-        config = {
+        self.config = {
             "line": "test",
             "recipes": {"default": {"bundle": str(bundle), **changes.pop("recipe", {})}},
             "engine": {"threads": 1},
@@ -56,7 +61,7 @@ class DaemonProcess:
             **changes,
         }
         self.config_path = folder / "daemon.yaml"
-        self.config_path.write_text(yaml.safe_dump(config))
+        self.configure()
         self._log = folder / "log"
         self.environment: dict[str, str] = {}
 
@@ -85,16 +90,40 @@ class DaemonProcess:
         """The exit status, once it has ended."""
         return self.process.wait(PATIENCE_S)
 
+    def configure(self, **changes: Any) -> None:
+        """Write the configuration file, with other top-level keys from now on."""
+        self.config.update(changes)
+        self.config_path.write_text(yaml.safe_dump(self.config))
+
+    def terminate(self) -> None:
+        """What `systemctl stop` does first."""
+        self.process.send_signal(signal.SIGTERM)
+
     def subscriber(self, endpoint: str | None = None) -> Subscriber:
         return Subscriber(endpoint or self.results, timeout_s=PATIENCE_S, until_ended=True)
 
+    def ask(self, request: AnyRequest) -> Reply:
+        """Send one request over a connection of its own and return the answer."""
+        controller = Controller(self.control)
+        try:
+            return controller.ask(request, PATIENCE_S).reply
+        finally:
+            controller.close()
+
+    def status(self) -> StatusHeader:
+        """How it is now, as it answers itself."""
+        status = self.ask(requests.Status()).status
+        if status is None:
+            raise AssertionError("the answer to a status request holds no status")
+        return status
+
     def capture_pids(self) -> list[int]:
         """The processes that it started to capture."""
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [
-            int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+        return capture_pids(self.process.pid)
+
+    def resident_mib(self) -> float:
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def receive_to_the_end(subscriber: Subscriber) -> tuple[list[Result], list[Status]]:

@@ -3,7 +3,8 @@
     python -m stream_server --rate 25      (in tests/; says its URL in its first line)
 
 Every client gets the same numbered pictures, plain grey ones: the n-th since the server began has the grey
-level of cameras.grey_of(n).
+level of cameras.grey_of(n). A line on its standard input changes that: "black", "frozen" (one picture again and
+again), "resized" (half as wide and high), and "frames" changes it back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import signal
 import subprocess
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +22,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 from cameras import grey_of
+from dualkd.daemon.frames import Image
 
 BOUNDARY = "picture"
 
@@ -29,6 +32,24 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # who connects while the process is stopped is served when it goes on
     rate: float
     size: tuple[int, int]  # width, height
+    order = "frames"
+
+    def picture(self, number: int) -> Image:
+        """The n-th picture, as ordered."""
+        width, height = self.size
+        match self.order:
+            case "black":
+                return np.zeros((height, width, 3), np.uint8)
+            case "frozen":
+                return np.full((height, width, 3), 77, np.uint8)
+            case "resized":
+                return np.full((height // 2, width // 2, 3), grey_of(number), np.uint8)
+        return np.full((height, width, 3), grey_of(number), np.uint8)
+
+    def obey(self) -> None:
+        """Take orders until there will be no more."""
+        for line in sys.stdin:
+            self.order = line.strip()
 
 
 class _Stream(BaseHTTPRequestHandler):
@@ -39,9 +60,8 @@ class _Stream(BaseHTTPRequestHandler):
         self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={BOUNDARY}")
         self.end_headers()
         began, number = time.monotonic(), 0
-        width, height = self.server.size
         while True:
-            _, encoded = cv2.imencode(".jpg", np.full((height, width, 3), grey_of(number), np.uint8))
+            _, encoded = cv2.imencode(".jpg", self.server.picture(number))
             body = encoded.tobytes()
             head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
             try:
@@ -58,13 +78,15 @@ class _Stream(BaseHTTPRequestHandler):
 class StreamServer:
     """The server as a process, for tests; a context manager that leaves nothing behind."""
 
-    def __init__(self, rate: float = 25.0, width: int = 64, height: int = 48) -> None:
-        self._options = ["--rate", str(rate), "--size", str(width), str(height)]
+    def __init__(self, rate: float = 25.0, width: int = 64, height: int = 48, port: int = 0) -> None:
+        """`port` 0: any that is free."""
+        self._options = ["--rate", str(rate), "--size", str(width), str(height), "--port", str(port)]
 
     def __enter__(self) -> StreamServer:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stream_server", *self._options],
             cwd=Path(__file__).parent,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -77,8 +99,19 @@ class StreamServer:
     ) -> None:
         self.process.kill()  # a stopped one dies of it too
         self.process.wait()
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.stdin.close()
         self.process.stdout.close()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2].partition("/")[0])
+
+    def serve(self, order: str) -> None:
+        """From now on: "frames", "black", "frozen" or "resized"."""
+        assert self.process.stdin is not None
+        print(order, file=self.process.stdin, flush=True)
 
     def freeze(self) -> None:
         """Stop it where it stands: connections stay open, new ones are accepted by the kernel, all are silent."""
@@ -96,6 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     server = _Server(("127.0.0.1", arguments.port), _Stream)
     server.rate, server.size = arguments.rate, tuple(arguments.size)
+    threading.Thread(target=server.obey, name="orders", daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}/stream.mjpg", flush=True)
     server.serve_forever()
 

@@ -1,10 +1,12 @@
-"""A small trained run and its bundle, made once a session: a real training, with random teacher weights."""
+"""For daemons: a folder and a bundle. A small trained run, made once a session with random teacher weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import fakes
 import numpy as np
 import pytest
 import timm
@@ -12,9 +14,23 @@ import torch
 import yaml
 from dualkd.export.__main__ import main as export_main
 from dualkd.train.__main__ import main as train_main
+from running import short_folder
 from safetensors.torch import save_file
 
 TEACHER = "vit_small_patch14_dinov2"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for a daemon and its sockets."""
+    with short_folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle that judges brightness (see fakes.py). Whoever wants to damage one writes another."""
+    return fakes.write_bundle(tmp_path_factory.mktemp("brightness") / "bundle")
 
 
 @pytest.fixture(scope="session")
