@@ -61,7 +61,7 @@ def _have_jpegs(capture: cv2.VideoCapture) -> bool:
 
     Decoded by OpenCV's FFmpeg they would all be stretched to the size of the first, without a word.
     """
-    is_one = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter_fourcc(*"MJPG")
+    is_one = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
     return is_one and capture.getBackendName() == "FFMPEG" and bool(capture.set(cv2.CAP_PROP_FORMAT, -1))
 
 
