@@ -1,13 +1,14 @@
 """The contract between export and daemon: a folder with bundle.json and the files whose sums it holds.
 
-Knows the manifest, the sums, and how a bundle is written whole or not at all. Does not know how a bundle
-was made, nor how to run it.
+Knows the manifest, the sums, which machine a TensorRT plan is for, and how a bundle is written whole or not
+at all. Does not know how a bundle was made, nor how to run it, nor which machine this is (machine.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from dualkd.daemon.decision import Calibration
+from dualkd.daemon.work import Work
 
 MANIFEST_NAME = "bundle.json"
 MANIFEST_MAX_BYTES = 1 << 20
@@ -24,6 +26,7 @@ MANIFEST_MAX_BYTES = 1 << 20
 Precision = Literal["fp32", "fp16"]
 Students = Literal["local", "semantic", "both"]
 Method = Literal["dual", "snl"]
+Runtime = Literal["tensorrt", "tensorrt_rtx"]  # the module's name; neither reads the other's plans
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=128)]
@@ -39,6 +42,26 @@ class GraphFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     file: FileName
     sha256: Sha256
     precision: Precision
+    work: Work | None = None  # None in bundles made before it was counted
+
+
+class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A GPU and the software that drives it. A plan is bound to all of it but the driver."""
+
+    gpu_name: str  # as CUDA names it; a part of a GPU (MIG) has another name than the whole
+    compute_capability: str  # 8.7
+    runtime: Runtime
+    tensorrt_version: str  # of the runtime, 10.3.0
+    driver_version: str  # for whoever looks for a cause; a newer driver runs the same plans
+
+    def mismatch(self, other: Machine) -> list[str]:
+        """What keeps a plan of `other` from running here, one line a property; empty if it fits."""
+        bound = ("gpu_name", "compute_capability", "runtime", "tensorrt_version")
+        return [
+            f"{name} {getattr(other, name)} (here {getattr(self, name)})"
+            for name in bound
+            if getattr(self, name) != getattr(other, name)
+        ]
 
 
 class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,10 +70,8 @@ class PlanFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     file: FileName
     sha256: Sha256
     precision: Precision
-    gpu_name: str
-    compute_capability: str
-    tensorrt_version: str
-    driver_version: str
+    machine: Machine
+    parity: Parity  # with the FP32 graph on ONNX Runtime, on that machine
     command: str  # the command line that built it
 
 
@@ -68,13 +89,18 @@ class TeacherSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How far the FP32 graph was from the trained model on real frames, measured before it was written."""
+    """How far one form of the model was from another on real frames, measured before it was written.
+
+    Of the FP32 graph from the trained model, in absolute terms; of a plan from the FP32 graph, as shares of
+    each distance's link location.
+    """
 
     frames: Positive
     max_difference_local: float | None
     max_difference_semantic: float | None
     max_difference_map: float | None
     verdict_flips: int
+    least_cosine_map: float | None = None  # of a frame's map; None without the local student
 
 
 class SelfTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -123,9 +149,33 @@ class Bundle(msgspec.Struct, frozen=True):
         have = ", ".join(graph.precision for graph in self.manifest.graphs) or "none"
         raise BundleError(f"{self.path}: holds no {precision} graph (it has: {have})")
 
+    def plan(self, precision: Precision, machine: Machine) -> Path:
+        """Return the path of the TensorRT plan of this precision that fits `machine`, its sum checked.
+
+        Raises BundleError: what there is and how it differs, or what is damaged; and the command that builds
+        a plan on this machine.
+        """
+        build = f"build one on this machine: dualkd-export {shlex.quote(str(self.path))} --{precision}"
+        plans = [plan for plan in self.manifest.plans if plan.precision == precision]
+        if not plans:
+            raise BundleError(f"{self.path}: holds no {precision} TensorRT plan; {build}")
+        for plan in plans:
+            if not machine.mismatch(plan.machine):
+                try:
+                    _check_sum(self.path / plan.file, plan.sha256)
+                except BundleError as error:
+                    raise BundleError(f"{error}; or {build}") from error
+                return self.path / plan.file
+        others = "; ".join(f"{plan.file}: {', '.join(machine.mismatch(plan.machine))}" for plan in plans)
+        raise BundleError(f"{self.path}: no {precision} TensorRT plan fits this machine: {others}; {build}")
+
 
 def load_bundle(path: str | Path) -> Bundle:
-    """Read bundle.json and check the sum of every file it names. Raises BundleError."""
+    """Read bundle.json and check the sums of graphs and self-test; a plan's is checked when it is chosen.
+
+    So a damaged plan, or that of another machine, never keeps a bundle from running or from being given a new
+    one. Raises BundleError.
+    """
     path = Path(path)
     try:
         return _load(path)
@@ -146,7 +196,7 @@ def _load(path: Path) -> Bundle:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{manifest_path}: {error}; export the bundle again") from error
-    parts: list[GraphFile | PlanFile | SelfTest] = [*manifest.graphs, *manifest.plans, manifest.self_test]
+    parts: list[GraphFile | SelfTest] = [*manifest.graphs, manifest.self_test]
     for part in parts:
         _check_sum(path / part.file, part.sha256)
     return Bundle(path=path, manifest=manifest, sha256=hashlib.sha256(raw).hexdigest())
