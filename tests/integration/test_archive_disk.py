@@ -19,6 +19,7 @@ from archive_frames import MAP, command, file_system, header, loop_of, mount_or_
 from dualkd.daemon.archive import Archive, ArchiveReader, Query
 from dualkd.daemon.archive.command import main
 from dualkd.daemon.archive.index import ArchiveError
+from dualkd.daemon.archive.store import RESERVE_SHARE
 from dualkd.daemon.config import ArchiveConfig
 from running import wait_until
 
@@ -111,8 +112,8 @@ def test_a_disk_smaller_than_the_budget_keeps_the_newest(tmp_path: Path) -> None
             wait_until(lambda number=number: frames(disk / "kept")[-1:] == [number], "the frame")
         assert any("older frames go earlier" in line for line in made.warnings())
         assert not any("not archived" in line for line in made.warnings())
-        free = os.statvfs(disk)
-        assert free.f_bavail > 0
+        space = os.statvfs(disk)
+        assert space.f_bavail > space.f_blocks / RESERVE_SHARE / 2  # a journal may have grown since
         left = frames(disk / "kept")
         assert left == list(range(40 - len(left), 40))
         assert len(left) > 5
@@ -167,22 +168,23 @@ def test_a_disk_that_hangs_does_not_hold_the_line(tmp_path: Path) -> None:
         wait_until(lambda: "archive of test" not in thread_names(), "the end of the writer")
 
 
-def test_a_disk_that_is_unmounted_is_not_replaced_by_its_mount_point(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["", "kept"])
+def test_a_disk_that_is_unmounted_is_not_replaced_by_its_mount_point(tmp_path: Path, below: str) -> None:
     """Nothing is written to what lies under the disk; when the disk is back, the archive goes on there."""
     with small_disk(tmp_path / "disk", 8) as disk:
         place = tmp_path / "place"
         place.mkdir()
         mount_or_skip("--bind", disk, place)
-        with archive(place / "kept", queue=4) as made:
+        with archive(place / below, queue=4) as made:
             made.offer(header(0), noise(), MAP)
-            wait_until(lambda: frames(place / "kept") == [0], "the first frame")
+            wait_until(lambda: frames(place / below) == [0], "the first frame")
             command("umount", "-l", place)
             made.offer(header(1), noise(), MAP)
             wait_until(lambda: len(made.warnings()) == 1, "the warning")
             wait_until(lambda: "is not there" in made.warnings()[0], "the second attempt")
             assert list(place.iterdir()) == []
             mount_or_skip("--bind", disk, place)
-            wait_until(lambda: frames(place / "kept") == [0, 1], "what waited", RECOVERY_S)
+            wait_until(lambda: frames(place / below) == [0, 1], "what waited", RECOVERY_S)
         command("umount", "-l", place)
 
 

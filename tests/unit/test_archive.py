@@ -244,6 +244,16 @@ def test_what_a_kill_leaves_is_mended(tmp_path: Path) -> None:
     assert names[0] in pictures(tmp_path)
 
 
+def test_a_picture_is_found_between_its_row_and_its_name(tmp_path: Path) -> None:
+    """Where the writer was stopped before the renaming, readers see the whole picture all the same."""
+    (name,) = kept(tmp_path, 1)
+    (day,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    whole = (day / name).read_bytes()
+    (day / name).rename(day / f".{name}.part")
+    reader = ArchiveReader(tmp_path)
+    assert reader.read_picture(reader.list(Query())[0]) == whole
+
+
 @pytest.mark.parametrize("damage", ["not a database", "a page in the middle", "nothing left"])
 def test_a_damaged_index_is_made_anew_from_the_pictures(tmp_path: Path, damage: str) -> None:
     """Frames stay listed with camera, time and verdict; the daemon goes on to archive, and says what it met."""
@@ -270,19 +280,21 @@ def test_a_damaged_index_is_made_anew_from_the_pictures(tmp_path: Path, damage: 
     assert (tmp_path / "index.sqlite.damaged").exists() == (damage != "nothing left")
 
 
-def test_damage_that_shows_while_running_is_survived(tmp_path: Path) -> None:
-    """The frame at hand and all later ones are kept, in a new index."""
-    kept(tmp_path, 30)
+def test_damage_that_shows_only_in_writing_is_survived(tmp_path: Path) -> None:
+    """Where the lists can be read but no frame can be added, the frame at hand and later ones still are kept."""
+    kept(tmp_path, 3)
+    index = tmp_path / "index.sqlite"
+    with closing(sqlite3.connect(index)) as other:
+        (page,) = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'details'").fetchone()
+        (size,) = other.execute("PRAGMA page_size").fetchone()
+    with index.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
     with archive(tmp_path) as made:
-        made.offer(header(50), noise(), MAP)
-        wait_until(lambda: len(entries(tmp_path)) == 31, "the first")
-        for name in ("index.sqlite", "index.sqlite-wal"):
-            size = (tmp_path / name).stat().st_size
-            with (tmp_path / name).open("r+b") as file:
-                file.write(b"\xff" * size)
-        for number in range(51, 54):
+        for number in (50, 51):
             made.offer(header(number), noise(), MAP)
-        wait_until(lambda: len(entries(tmp_path)) == 34, "the frames after the damage")
+        wait_until(lambda: len(entries(tmp_path)) == 5, "the frames after the damage")
+        assert any("damaged" in line for line in made.warnings())
 
 
 def test_an_index_of_another_kind_is_left_alone(tmp_path: Path) -> None:
