@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
 LONGEST_LOAD_S = 300.0  # of the first recipes: systemd is asked for so long
-STOP_AIR_S = 5.0
+STOP_AIR_S = 10.0  # the archive may need half of it
 ENGINE_ERRORS_IN_A_ROW = 3
 DROPPED_AT_STOP = "service: stopped before it was judged"
 DROPPED_UNSENT = "publisher: a full subscriber"
