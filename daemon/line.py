@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,6 +21,9 @@ from dualkd.daemon.judge import Judge
 from dualkd.daemon.recipes import Recipe, RecipeError, RecipeLoader, check_thresholds
 
 logger = logging.getLogger(__name__)
+
+REMEMBER_AGAIN_S = 1.0  # after a disk did not take a change
+LOAD_PATIENCE_S = 5.0  # at the end, longest wait for a recipe that is being loaded
 
 Done = Callable[[Exception | None], None]
 """Told how a change ended: None if it was made, else why not."""
@@ -45,7 +49,9 @@ class Line:
         self._configured = configured
         self._effective = remembered.apply(configured, remembered.read(configured.state))
         self._changes: deque[_Change] = deque()
+        self._thread: threading.Thread | None = None  # that loads, or did
         self._unsaved = ""
+        self._remember_at_s = 0.0  # again, what is unsaved
         for name in (*self.changes().cameras, *self.changes().recipes):
             logger.info("%s: as set through the control socket, not as configured", name)
 
@@ -99,7 +105,12 @@ class Line:
         return self._effective.recipes[name]
 
     def poll(self) -> None:
-        """Go on with the changes asked for: begin to load the next, take into use what is loaded."""
+        """Go on with the changes asked for: begin to load the next, take into use what is loaded.
+
+        And try again to remember what a disk has not taken.
+        """
+        if self._unsaved and time.monotonic() >= self._remember_at_s:
+            self._remember()
         if not self._changes:
             return
         change = self._changes[0]
@@ -114,7 +125,12 @@ class Line:
             change.done(error)
 
     def close(self) -> None:
-        """Free the engines."""
+        """Free the engines.
+
+        A recipe that is being loaded is waited for: a runtime's thread that outlives Python aborts the process.
+        """
+        if self._thread is not None:
+            self._thread.join(LOAD_PATIENCE_S)
         self._loader.keep_only([])
 
     def _load(self, change: _Change) -> Future[dict[str, Recipe]]:
@@ -131,7 +147,8 @@ class Line:
             except BaseException as error:  # noqa: BLE001 (poll raises it, or says it to who asked)
                 loading.set_exception(error)
 
-        threading.Thread(target=load, name="recipes", daemon=True).start()
+        self._thread = threading.Thread(target=load, name="recipes", daemon=True)
+        self._thread.start()
         return loading
 
     def _take_into_use(self, change: _Change, loaded: Mapping[str, Recipe]) -> None:
@@ -159,12 +176,13 @@ class Line:
     def _remember(self) -> None:
         try:
             remembered.write(self._configured.state, self.changes())
-            self._unsaved = ""
+            unsaved = ""
         except OSError as error:
-            self._unsaved = (
-                f"{self._configured.state}: changes are in use but not remembered: {error.strerror}"
-            )
-            logger.warning("%s", self._unsaved)
+            unsaved = f"{self._configured.state}: changes are in use but not remembered: {error.strerror}"
+            self._remember_at_s = time.monotonic() + REMEMBER_AGAIN_S
+        if unsaved != self._unsaved:
+            logger.warning("%s", unsaved or f"{self._configured.state}: changes are remembered again")
+        self._unsaved = unsaved
 
 
 def _needs_restart(now: DaemonConfig, new: DaemonConfig) -> list[str]:

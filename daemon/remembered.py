@@ -7,7 +7,7 @@ still says that: whoever edits the file has the last word. Knows configurations 
 from __future__ import annotations
 
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -95,19 +95,25 @@ def read(folder: str | None) -> Remembered:
 
 
 def write(folder: str | None, remembered: Remembered) -> None:
-    """Replace the file, whole or not at all. Raises OSError."""
+    """Replace the file, whole or not at all. Raises OSError.
+
+    What a kill leaves has always the same name, so that it does not pile up.
+    """
     if folder is None:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{FILE_NAME}.", delete=False) as file:
-        try:
+    path = Path(folder) / FILE_NAME
+    new = path.with_name(f".{FILE_NAME}.new")
+    try:
+        with new.open("wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(remembered), indent=2) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            Path(file.name).replace(Path(folder) / FILE_NAME)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        new.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
 
 
 def _with_thresholds(recipe: RecipeConfig, change: Thresholds | None) -> RecipeConfig:
