@@ -5,23 +5,11 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fakes
 import pytest
-from running import DaemonProcess, short_folder
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return fakes.write_bundle(tmp_path / "bundle")
+from running import DaemonProcess
 
 
 @pytest.fixture
@@ -58,15 +46,6 @@ def test_a_graph_that_does_not_load_is_an_engine_error(folder: Path, film: Path)
     bundle = fakes.write_bundle(folder / "bundle", graph=b"no graph")
     said = refused(DaemonProcess(folder, bundle, [{"name": "cam", "source": str(film)}]), 4)
     assert "does not load" in said
-
-
-def test_a_damaged_bundle_is_a_bundle_error(folder: Path, bundle: Path, film: Path) -> None:
-    """One byte more than its sum was made of: status 3, before any socket or camera is touched."""
-    with (bundle / "model.onnx").open("ab") as file:
-        file.write(b"x")
-    said = refused(DaemonProcess(folder, bundle, [{"name": "cam", "source": str(film)}]), 3)
-    assert "sha256" in said
-    assert not (folder / "results").exists()
 
 
 def test_a_precision_that_the_bundle_lacks_is_a_bundle_error(folder: Path, bundle: Path, film: Path) -> None:
@@ -117,21 +96,30 @@ def test_a_wrong_configuration_names_every_mistake(folder: Path, bundle: Path) -
     config = folder / "wrong.yaml"
     config.write_text(
         "line: my line\n"
-        f"bundle: {bundle}\n"
+        f"recipes: {{default: {{bundle: {bundle}, fail: 0.5, warn: 0.6}}}}\n"
         "cameras:\n"
         "  - {name: a, source: x.mp4, slots: 1}\n"
         "engin: {kind: onnx}\n"
-        "publisher: {results: tcp://0.0.0.0:5571}\n"
+        "publisher: {results: udp://127.0.0.1:5571}\n"
     )
     command = [sys.executable, "-m", "dualkd.daemon", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     lines = done.stderr.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5, lines
     assert f"{config}:5: engin: unknown key; did you mean 'engine'?" in done.stderr
     assert f"{config}:1: line: got 'my line'" in done.stderr
     assert f"{config}:4: cameras.0.slots: got 1" in done.stderr
-    assert f"{config}:6: publisher: results: got 'tcp://0.0.0.0:5571': only this host" in done.stderr
+    assert f"{config}:2: recipes.default: warn must lie below fail, got 0.6 and 0.5" in done.stderr
+    assert f"{config}:6: publisher: results: got 'udp://127.0.0.1:5571': expected ipc://PATH" in done.stderr
+
+
+def test_other_hosts_are_not_served_without_keys(folder: Path, bundle: Path, film: Path) -> None:
+    """Status 2 before anything is bound, naming the missing keys and how to make them."""
+    cameras = [{"name": "cam", "source": str(film)}]
+    said = refused(DaemonProcess(folder, bundle, cameras, publisher={"results": "tcp://0.0.0.0:5571"}), 2)
+    assert "can be reached from other hosts, which needs curve.secret_key and curve.subscribers" in said
+    assert "dualkd-ctl keygen" in said
 
 
 def test_check_prints_the_effective_configuration() -> None:

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import fakes
-import pytest
-from running import PATIENCE_S, DaemonProcess, alive, receive_to_the_end, short_folder, wait_until
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as path:
-        yield path
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fakes.write_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+from hearing import Ear
+from notify_socket import NotifySocket
+from running import DaemonProcess, alive, receive_to_the_end, wait_until
 
 
 def blinking(frames: int) -> list[fakes.Image]:
@@ -94,61 +81,18 @@ def test_sigterm_drains_and_says_so_to_systemd(folder: Path, bundle: Path) -> No
     """Stopped in mid-film, the daemon judges what it captured, closes its accounts and ends with 0."""
     film = fakes.write_video(folder / "film.avi", blinking(2000))
     daemon = DaemonProcess(folder, bundle, [{"name": "cam", "source": str(film)}])  # at its own pace: 80 s
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(folder / "notify"))
-        systemd.settimeout(PATIENCE_S)
-        daemon.environment = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "300000"}
-        with daemon, daemon.subscriber() as subscriber:
-            first = next(iter(subscriber))
-            daemon.process.send_signal(signal.SIGTERM)
-            rest, statuses = receive_to_the_end(subscriber)
+    with NotifySocket(folder) as systemd:
+        daemon.environment = systemd.environment
+        with daemon, Ear(daemon.results) as ear:
+            ear.judged()
+            daemon.terminate()
+            last = ear.to_the_end()
             assert daemon.wait() == 0
-        systemd.settimeout(0)
-        told = []
-        while True:
-            try:
-                told.append(systemd.recv(4096).decode().splitlines()[0])
-            except BlockingIOError:
-                break
-    totals = statuses[-1].header.cameras["cam"]
-    assert 1 <= totals.captured < 2000
-    assert totals.captured == 1 + len(rest) == totals.passed + totals.failed
-    assert [result.header.seq for result in [first, *rest]] == list(range(totals.captured))
-    assert (told[0], told[-1]) in [("READY=1", "STOPPING=1"), ("WATCHDOG=1", "STOPPING=1")]
-    assert {"READY=1", "WATCHDOG=1"} <= set(told)
-    assert [status.header.state for status in statuses][-2:] == ["draining", "ended"]
-
-
-def test_a_film_that_ends_too_early_is_judged_and_then_reported(folder: Path, bundle: Path) -> None:
-    """What a cut film still holds gets its verdicts; then the daemon says what is missing and ends with 5."""
-    whole = fakes.write_video(folder / "whole.mkv", blinking(50)).read_bytes()
-    film = folder / "cut.mkv"
-    film.write_bytes(whole[: len(whole) // 2])
-    cameras = [{"name": "cam", "source": str(film), "pace": "max"}]
-    with DaemonProcess(folder, bundle, cameras) as daemon, daemon.subscriber() as subscriber:
-        results, statuses = receive_to_the_end(subscriber)
-        assert daemon.wait() == 5
-        assert f"ended after {len(results)} of 50 frames" in daemon.log
-        assert "Traceback" not in daemon.log
-    assert 10 < len(results) < 40
-    assert statuses[-1].header.exit_status == 5
-    assert "bytes are missing" in statuses[-1].header.reason
-    assert statuses[-1].header.cameras["cam"].captured == len(results)
-
-
-def test_a_capture_process_that_dies_ends_the_daemon_with_a_report(folder: Path, bundle: Path) -> None:
-    """Killed from outside, a capture process is missed; every frame it gave is still accounted for."""
-    film = fakes.write_video(folder / "film.avi", blinking(2000))
-    cameras = [{"name": "cam", "source": str(film)}]
-    with DaemonProcess(folder, bundle, cameras) as daemon, daemon.subscriber() as subscriber:
-        first = next(iter(subscriber))
-        (capture,) = daemon.capture_pids()
-        os.kill(capture, signal.SIGKILL)
-        rest, statuses = receive_to_the_end(subscriber)
-        assert daemon.wait() == 5
-        assert "camera cam: its capture process died (exit code -9)" in daemon.log
-    assert first.header.seq == 0
-    assert statuses[-1].header.cameras["cam"].captured == 1 + len(rest)
+        told = [line for message in systemd.messages for line in message.lines if line.endswith("=1")]
+    assert told == ["READY=1", "STOPPING=1"]
+    assert 1 <= last.cameras["cam"].captured < 2000
+    assert last.cameras["cam"].captured == len(ear.results)
+    assert [status.state for status in ear.statuses][-2:] == ["draining", "ended"]
 
 
 def test_a_killed_daemon_leaves_nothing_behind(folder: Path, bundle: Path) -> None:
@@ -185,7 +129,7 @@ def test_the_daemon_starts_lean_and_its_memory_stays_flat(folder: Path, bundle: 
                 ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
                 assert sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") < 3.0
             if result.header.seq in (50, 399):
-                sizes_mib.append(resident_mib(pid))
+                sizes_mib.append(daemon.resident_mib())
             if len(sizes_mib) == 2:
                 break
     assert sizes_mib[1] - sizes_mib[0] < 8.0
@@ -201,11 +145,6 @@ def test_frames_arrive_at_the_films_own_pace(folder: Path, bundle: Path) -> None
     took_s = (results[-1].header.captured_mono_ns - results[0].header.captured_mono_ns) / 1e9
     assert len(results) == 26
     assert 0.9 < took_s < 3.0  # never faster; on a busy machine slower
-
-
-def resident_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def test_opencv_reads_what_the_fakes_write(folder: Path) -> None:
