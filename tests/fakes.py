@@ -48,16 +48,16 @@ DARK, BRIGHT = 40, 220
 Image = npt.NDArray[np.uint8]
 
 
-def brightness_model() -> onnx.ModelProto:
+def brightness_model(cell: int = CELL) -> onnx.ModelProto:
     """The graph described above, dynamic in its batch."""
-    cells = SIDE // CELL
+    cells = SIDE // cell
     nodes = [
         helper.make_node("Cast", ["frame"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("ReduceMean", ["planes", "channel"], ["grey"], keepdims=1),
         helper.make_node("Div", ["grey", "white"], ["unit"]),
         helper.make_node(
-            "AveragePool", ["unit"], ["pooled"], kernel_shape=[CELL, CELL], strides=[CELL, CELL]
+            "AveragePool", ["unit"], ["pooled"], kernel_shape=[cell, cell], strides=[cell, cell]
         ),
         helper.make_node("Squeeze", ["pooled", "channel"], ["anomaly_map"]),
         helper.make_node("ReduceMax", ["anomaly_map", "plane"], ["d_local"], keepdims=0),
@@ -83,9 +83,12 @@ def brightness_model() -> onnx.ModelProto:
     return model
 
 
-def write_bundle(target: Path, *, max_batch: int = 4, graph: bytes | None = None) -> Path:
-    """Write a real bundle around `brightness_model` (or the bytes of another graph) and return its path."""
-    raw = brightness_model().SerializeToString() if graph is None else graph
+def write_bundle(target: Path, *, max_batch: int = 4, graph: bytes | None = None, cell: int = CELL) -> Path:
+    """Write a real bundle around `brightness_model` (or the bytes of another graph) and return its path.
+
+    `cell` 1 makes the largest map, of SIDE x SIDE.
+    """
+    raw = brightness_model(cell).SerializeToString() if graph is None else graph
     frame = cv2.imencode(".png", picture(DARK, SIDE, SIDE))[1].tobytes()
     with new_bundle_folder(target) as folder:
         (folder / "model.onnx").write_bytes(raw)
@@ -99,7 +102,7 @@ def write_bundle(target: Path, *, max_batch: int = 4, graph: bytes | None = None
                 method="dual",
                 students="both",
                 input=InputSpec(height=SIDE, width=SIDE),
-                map_size=(SIDE // CELL, SIDE // CELL),
+                map_size=(SIDE // cell, SIDE // cell),
                 top_count=1,
                 max_batch=max_batch,
                 graphs=[
