@@ -29,6 +29,7 @@ from dualkd.daemon.decision import Calibration
 from dualkd.daemon.engine_onnx import OnnxEngine
 from dualkd.export.onnx_graph import write_onnx
 from dualkd.export.parity import FP16, FP32, compare, run_engine
+from dualkd.export.work import count_work
 from dualkd.train.benchmarks import open_task
 from dualkd.train.checkpoint import Run, RunError, load_detector
 from dualkd.train.datasets import DataError
@@ -59,7 +60,11 @@ def export_run(run_folder: Path, target: Path, *, fp16: bool, max_batch: int, co
             path = folder / GRAPH_NAMES[precision]
             log.info("writing %s", path.name)
             write_onnx(detector, path, size=size, max_batch=max_batch, precision=precision)
-            graphs.append(GraphFile(file=path.name, sha256=file_sha256(path), precision=precision))
+            graphs.append(
+                GraphFile(
+                    file=path.name, sha256=file_sha256(path), precision=precision, work=count_work(path)
+                )
+            )
         engines = {
             graph.precision: OnnxEngine(
                 folder / graph.file, input_size=size, max_batch=max_batch, precision=graph.precision
