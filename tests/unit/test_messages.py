@@ -9,74 +9,43 @@ import numpy as np
 import pytest
 from dualkd.daemon import messages
 from dualkd.daemon.messages import (
-    BundleRef,
+    Box,
     FrameSize,
     MapSpec,
     MessageError,
     RegionBox,
     ResultHeader,
-    StageTimes,
-    StatusHeader,
     decode_results,
     decode_scores,
     encode_map,
     encode_results,
     encode_scores,
 )
+from headers import camera_status, result_header, status_header
 
 TOPIC = "v1/line/cam/result"
 MAP = np.linspace(0, 2, 12, dtype=np.float32).reshape(3, 4)
 
 
+COVERS = Box(x_px=5, y_px=6, width_px=32, height_px=24)
+
+
 def result(**changes: Any) -> ResultHeader:
-    header = ResultHeader(
-        boot_id="b",
-        line="line",
-        camera="cam",
-        seq=7,
-        frame_id=9,
-        source_name="a.png",
-        captured_utc_ns=1,
-        captured_mono_ns=2,
-        verdict="FAIL",
-        reason="r",
-        score=0.9,
-        threshold=0.5,
-        d_local=0.1,
-        d_semantic=None,
-        p_local=0.9,
-        p_semantic=None,
-        regions=[RegionBox(x_px=1, y_px=2, width_px=3, height_px=4, peak=0.5)],
-        region_threshold=0.2,
-        frame=FrameSize(width_px=64, height_px=48),
-        batch=2,
-        stage_ms=StageTimes(wait=1, resize=2, infer=3, decide=4, total=11),
-        dropped={"capture: no free slot": 3},
-        bundle=BundleRef(name="n", sha256="0" * 64),
-        map=MapSpec(shape=(3, 4)),
-    )
-    return msgspec.structs.replace(header, **changes)
-
-
-def status() -> StatusHeader:
-    return StatusHeader(
-        boot_id="b",
-        line="line",
-        seq=0,
-        utc_ns=1,
-        state="running",
-        reason="",
-        exit_status=None,
-        uptime_s=1.0,
-        heartbeat_s=1.0,
-        bundle=BundleRef(name="n", sha256="0" * 64),
-        cameras={},
-    )
+    usual: dict[str, Any] = {
+        "seq": 7,
+        "verdict": "FAIL",
+        "score": 0.9,
+        "regions": [RegionBox(x_px=1, y_px=2, width_px=3, height_px=4, peak=0.5)],
+        "frame": FrameSize(width_px=64, height_px=48),
+        "dropped": {"capture: no free slot": 3},
+        "map": MapSpec(shape=(3, 4), covers=COVERS),
+    }
+    return result_header(**{**usual, **changes})
 
 
 def test_a_result_survives_the_wire() -> None:
     """Header equal, map equal to three digits and on its own grid."""
-    spec, raw = encode_map(MAP)
+    spec, raw = encode_map(MAP, COVERS)
     message = decode_results(encode_results(TOPIC, result(map=spec), raw))
     assert message.topic == TOPIC
     assert message.header == result()
@@ -89,13 +58,14 @@ def test_a_score_and_a_status_survive_the_wire() -> None:
     message = decode_scores(encode_scores(TOPIC, result(reason="words with spaces")))
     assert isinstance(message.header, ResultHeader)
     assert message.header.reason == "words with spaces"
-    assert decode_scores(encode_scores("v1/line/status", status())).header == status()
+    status = status_header({"cam": camera_status()})
+    assert decode_scores(encode_scores("v1/line/status", status)).header == status
 
 
 def test_a_map_is_half_precision_little_endian_row_by_row() -> None:
     """The promise to readers in other languages."""
-    spec, raw = encode_map(np.array([[1.0, 2.0]], np.float32))
-    assert spec == MapSpec(shape=(1, 2), dtype="float16", encoding="raw")
+    spec, raw = encode_map(np.array([[1.0, 2.0]], np.float32), COVERS)
+    assert spec == MapSpec(covers=COVERS, shape=(1, 2), dtype="float16", encoding="raw")
     assert raw == b"\x00\x3c\x00\x40"
 
 
@@ -107,7 +77,7 @@ def test_a_receiver_of_version_1_ignores_fields_it_does_not_know() -> None:
     assert message.header == result(map=None)
 
 
-GOOD = encode_results(TOPIC, result(), encode_map(MAP)[1])
+GOOD = encode_results(TOPIC, result(), encode_map(MAP, COVERS)[1])
 
 
 def changed(**changes: Any) -> bytes:
