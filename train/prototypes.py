@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 TEMPERATURE = 0.02  # of the softmax over cosine similarities
 FIT_ITERATIONS = 5
+FIRST_SHARE = (
+    8  # one in so many of the tokens that k-means begins with is drawn evenly, the others far from these
+)
 FIT_TOKENS_EACH = (
     16  # k-means sees about this many tokens a prototype, and with too few makes fewer prototypes;
 )
@@ -46,22 +49,33 @@ class Prototypes(nn.Module):
     def fit(self, tokens: Tensor, generator: torch.Generator) -> None:
         """Set keys and values by spherical k-means over teacher tokens (M, G, D) of good images.
 
+        It begins with a few tokens and with others drawn in proportion to the square of their cosine distance to
+        the nearest of these, a steeper k-means++ (Arthur and Vassilvitskii, 2007) in two rounds: else what is
+        seldom seen, such as a part at the edge of the frame or one product of many, gets no prototype of its own
+        and counts as strange.
         A prototype of two or three tokens would be those tokens learned by heart, so from a handful of images
         come fewer prototypes than there is room for, and fill it by standing there several times.
         """
         units = F.normalize(tokens.mean(1), dim=-1)
         count = min(len(self.keys), max(1, len(units) // FIT_TOKENS_EACH))
-        keys = units[torch.randperm(len(units), generator=generator)[:count]]
+        first = units[torch.randperm(len(units), generator=generator)[: -(-count // FIRST_SHARE)]]
+        weight = (1 - _nearest(units, first)[0]).clamp(min=1e-6).square()
+        rank = weight / torch.empty_like(weight).exponential_(
+            generator=generator
+        )  # draws without replacement
+        keys = torch.cat([first, units[rank.topk(count - len(first)).indices]])
         for _ in range(FIT_ITERATIONS):
-            keys = F.normalize(_cluster_means(units[:, None], _nearest(units, keys), count)[0], dim=-1)
-        values = _cluster_means(tokens, _nearest(units, keys), count)
+            keys = F.normalize(_cluster_means(units[:, None], _nearest(units, keys)[1], count)[0], dim=-1)
+        values = _cluster_means(tokens, _nearest(units, keys)[1], count)
         repeats = -(-len(self.keys) // count)
         self.keys.copy_(keys.repeat(repeats, 1)[: len(self.keys)])
         self.values.copy_(values.repeat(1, repeats, 1)[:, : len(self.keys)])
 
 
-def _nearest(units: Tensor, keys: Tensor) -> Tensor:
-    return torch.cat([(part @ keys.t()).argmax(1) for part in torch.split(units, 8192)])
+def _nearest(units: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each of (M, D) the cosine to the nearest of (K, D), and which it is: (M,) twice."""
+    parts = [(part @ keys.t()).max(1) for part in torch.split(units, 8192)]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
 def _cluster_means(tokens: Tensor, cluster: Tensor, count: int) -> Tensor:

@@ -47,3 +47,11 @@ def test_few_tokens_make_few_prototypes_that_fill_the_memory() -> None:
     torch.testing.assert_close(prototypes.keys.norm(dim=1), torch.ones(64))
     assert len(prototypes.keys.unique(dim=0)) == 15  # of 240 tokens
     assert cosine_similarity(prototypes(middle.transpose(0, 1)[None])[0, 0], middle[:, 0], dim=-1).min() > 0.9
+
+
+def test_what_is_seldom_seen_has_prototypes_too() -> None:
+    """Of thirty kinds of token that are each a three-hundredth, nearly all are rebuilt from their own kind."""
+    tokens, middle = clusters(33, 300)
+    seldom = tokens.unflatten(0, (33, 300))[:30, :3].flatten(0, 1)
+    rebuilt = fitted(64, torch.cat([seldom, tokens[9000:]]))(middle[:30].transpose(0, 1)[None])
+    assert (cosine_similarity(rebuilt[0, 0], middle[:30, 0], dim=-1) > 0.99).sum() >= 25
