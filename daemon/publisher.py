@@ -13,7 +13,7 @@ import msgspec
 import zmq
 from dualkd.daemon.config import PublisherConfig
 from dualkd.daemon.curve import Domain, Security
-from dualkd.daemon.messages import Header, encode_results, encode_scores
+from dualkd.daemon.messages import Header, StatusHeader, encode_results, encode_scores
 from dualkd.daemon.sockets import BoundSockets, EndpointError
 
 _MAX_SUBSCRIPTION_BYTES = 1024
@@ -74,12 +74,14 @@ class ZmqPublisher:
     ) -> bool:
         """Send one message on both sockets; False if a full subscriber kept it from going out.
 
-        With `when_full: block`, tries for as long as `keep_trying()` says so, sleeping between.
+        With `when_full: block`, tries for as long as `keep_trying()` says so, sleeping between. A status goes to
+        the others then, who must hear of the end too.
         """
         self._last[topic] = (header, map_bytes)
         parts = encode_results(topic, header, map_bytes if self._config.maps else None)
-        sent = self._send(0, parts, keep_trying)
-        return self._send(1, [encode_scores(topic, header)], keep_trying) and sent
+        to_others = isinstance(header, StatusHeader)
+        sent = self._send(0, parts, keep_trying, to_others)
+        return self._send(1, [encode_scores(topic, header)], keep_trying, to_others) and sent
 
     def serve_subscriptions(self) -> None:
         """Take in who subscribed, and give each the last value of its topics, marked as retained."""
@@ -107,14 +109,21 @@ class ZmqPublisher:
             if topic.encode().startswith(prefix):
                 again = msgspec.structs.replace(header, retained=True)
                 parts = encode_results(topic, again, map_bytes if self._config.maps else None)
-                self._send(index, parts if index == 0 else [encode_scores(topic, again)], None)
+                self._send(index, parts if index == 0 else [encode_scores(topic, again)], None, False)
 
-    def _send(self, index: int, parts: list[bytes], keep_trying: Callable[[], bool] | None) -> bool:
+    def _send(
+        self, index: int, parts: list[bytes], keep_trying: Callable[[], bool] | None, to_others: bool
+    ) -> bool:
         while True:
             try:
                 self._sockets[index].send_multipart(parts, zmq.NOBLOCK)
                 return True
             except zmq.Again:  # only with XPUB_NODROP
                 if keep_trying is None or not keep_trying():
-                    return False
+                    break
                 time.sleep(_RETRY_S)
+        if to_others:
+            self._sockets[index].setsockopt(zmq.XPUB_NODROP, 0)
+            self._sockets[index].send_multipart(parts, zmq.NOBLOCK)
+            self._sockets[index].setsockopt(zmq.XPUB_NODROP, 1)
+        return False

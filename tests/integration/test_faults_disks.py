@@ -197,7 +197,7 @@ def test_a_daemon_killed_at_any_time_starts_clean(folder: Path, bundle: Path, tm
         daemon = DaemonProcess(
             folder, bundle, camera(server), archive=keep_all(archive), state=str(tmp_path / "state")
         )
-        for _ in range(6):
+        for _ in range(5):
             with daemon, Ear(daemon.results) as ear:
                 done = asked = ear.judged()[0].threshold
                 assert asked in possible
