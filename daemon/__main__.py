@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,18 +103,17 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
     """Load the engine that was asked for, and no other. Raises EngineError, BundleError."""
     if config.kind == "tensorrt":
         from dualkd.daemon.engine import EngineError
+        from dualkd.daemon.engine_tensorrt import TensorRTEngine
 
-        gpu = any(
-            Path(node).exists() for node in ("/dev/nvidiactl", "/dev/nvhost-ctrl-gpu", "/dev/nvhost-gpu")
-        )
-        found = "an NVIDIA GPU was found" if gpu else "no NVIDIA GPU was found"
-        raise EngineError(
-            f"engine.kind: tensorrt: this version of dualkd has no TensorRT engine ({found}); "
-            "set engine.kind: onnx to run on the CPU"
-        )
+        try:
+            return TensorRTEngine.of(bundle, precision=config.precision)
+        except EngineError as error:
+            raise EngineError(
+                f"engine.kind: tensorrt: {error}; or set engine.kind: onnx to run on the CPU"
+            ) from error
     from dualkd.daemon.engine_onnx import OnnxEngine
 
-    return OnnxEngine.of(bundle, precision=config.precision, threads=config.threads)
+    return OnnxEngine.of(bundle, precision=config.precision, provider=config.provider, threads=config.threads)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from dualkd.daemon.bundle import Precision
 from dualkd.daemon.endpoints import check_endpoint, check_http_address, stays_on_host
+from dualkd.daemon.engine import Provider
 from dualkd.daemon.messages import TopicName
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
@@ -24,7 +25,15 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     kind: Literal["onnx", "tensorrt"] = "onnx"
     precision: Precision = "fp32"
+    provider: Provider = "cpu"  # of ONNX Runtime
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0  # 0: one a core
+
+    def __post_init__(self) -> None:
+        if self.kind == "tensorrt" and self.provider != "cpu":
+            raise ValueError(
+                f"provider {self.provider} is for kind: onnx (ONNX Runtime); kind: tensorrt runs the bundle's plan "
+                "itself, so leave provider away, or set kind: onnx"
+            )
 
 
 class RegionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

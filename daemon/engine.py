@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.records import Prediction
+
+Provider = Literal["cpu", "cuda", "tensorrt"]  # what ONNX Runtime runs a graph with
 
 
 class EngineError(Exception):

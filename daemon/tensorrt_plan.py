@@ -16,7 +16,7 @@ from dualkd.daemon.engine import EngineError, RawPrediction
 from dualkd.daemon.tensorrt_log import tensorrt_log
 
 FRAME = "frame"
-REBUILD = "build it again on this machine: dualkd-export BUNDLE --fp16"
+REBUILD = "build it again on this machine: dualkd-export BUNDLE --fp16 (or --fp32)"
 
 # What TensorRT's words on a plan that it does not take come down to; other words are of a damaged file.
 CAUSES = (
