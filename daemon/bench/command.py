@@ -23,7 +23,7 @@ from dualkd.daemon.bench.report import Host, Report, figures_of, floor_of, markd
 from dualkd.daemon.bench.turns import Bench, measure
 from dualkd.daemon.bundle import Bundle, BundleError, Precision
 from dualkd.daemon.config import EngineConfig, RecipeConfig
-from dualkd.daemon.engine import Engine, EngineError
+from dualkd.daemon.engine import Engine, EngineError, Provider
 from dualkd.daemon.recipes import RecipeError, RecipeLoader
 
 BATCHES = (1, 2, 4, 8)
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engines = get_args(get_type_hints(EngineConfig)["kind"])
     parser.add_argument("--engine", choices=engines, default="onnx", help="default onnx")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="default fp32")
+    parser.add_argument(
+        "--provider", choices=get_args(Provider), default="cpu", help="of ONNX Runtime, default cpu"
+    )
     parser.add_argument("--threads", type=int, default=0, help="engine threads, 0 for one a core")
     parser.add_argument(
         "--batch",
@@ -51,9 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for bench.json and bench.png")
     options = parser.parse_args(arguments)
     try:
-        config = msgspec.convert(
-            {"kind": options.engine, "precision": options.precision, "threads": options.threads}, EngineConfig
-        )
+        keys = {"precision": options.precision, "provider": options.provider, "threads": options.threads}
+        config = msgspec.convert({"kind": options.engine, **keys}, EngineConfig)
     except msgspec.ValidationError as error:
         parser.error(str(error))
     if not 0 < options.seconds <= 86_400:
@@ -80,7 +82,7 @@ def _bench(options: argparse.Namespace, config: EngineConfig, command: str) -> R
         bundle, engine = recipe.bundle, recipe.engine
         manifest = bundle.manifest
         batches = _batches(options.batch, bundle)
-        with _sampler(engine, config, host.cores) as sample:
+        with _sampler(engine, _threads(config, host.cores)) as sample:
             turns, samples = measure(Bench(recipe, max(batches)), batches, options.seconds, sample, _tell)
     finally:
         _tell("")
@@ -97,7 +99,7 @@ def _bench(options: argparse.Namespace, config: EngineConfig, command: str) -> R
         input=manifest.input,
         precision=config.precision,
         engine=engine.description,
-        threads=(config.threads or host.cores) if config.kind == "onnx" else None,
+        threads=_threads(config, host.cores),
         host=host,
         work=work,
         roof=roof,
@@ -121,13 +123,16 @@ def _batches(asked: list[int] | None, bundle: Bundle) -> list[int]:
     return sorted(set(asked))
 
 
-def _sampler(engine: Engine, config: EngineConfig, cores: int) -> AbstractContextManager[Sample | None]:
-    """What measures the ceilings of what this engine runs on, None if nothing does."""
+def _threads(config: EngineConfig, cores: int) -> int | None:
+    """Threads of an engine that runs on the cores, None for one that does not."""
+    return (config.threads or cores) if (config.kind, config.provider) == ("onnx", "cpu") else None
+
+
+def _sampler(engine: Engine, threads: int | None) -> AbstractContextManager[Sample | None]:
+    """What measures the ceilings of what this engine runs on; None if nothing does."""
     if isinstance(engine, DeviceCeilings):
         return engine.ceilings()
-    if config.kind == "onnx":
-        return nullcontext(functools.partial(sample_cores, config.threads or cores))
-    return nullcontext(None)
+    return nullcontext(None if threads is None else functools.partial(sample_cores, threads))
 
 
 def _host() -> Host:

@@ -196,19 +196,27 @@ def test_a_bundle_without_its_work_has_no_floor(tmp_path: Path, capsys: pytest.C
 
 
 def test_what_cannot_be_measured_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A batch beyond the bundle's, an engine that is not there: status 1 and why, no table."""
+    """A batch beyond the bundle's, a graph that is not there: status 1 and why, no table."""
     assert main([str(bundle), "--batch", "1", "16"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert "--batch 16" in said.err
     assert "takes 1 to 4 frames" in said.err
-    assert main([str(bundle), "--engine", "tensorrt"]) == 1
+    assert main([str(bundle), "--precision", "fp16"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("dualkd-bench: ")
+    assert "holds no fp16 graph" in said.err
 
 
-@pytest.mark.parametrize("wrong", [["--threads", "-1"], ["--seconds", "0"], ["--seconds", "nan"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--threads", "-1"],
+        ["--seconds", "0"],
+        ["--seconds", "nan"],
+        ["--engine", "tensorrt", "--provider", "cuda"],
+    ],
+)
 def test_a_wrong_command_line_is_status_2(bundle: Path, wrong: list[str]) -> None:
     """Nothing is measured."""
     with pytest.raises(SystemExit, match="2"):
