@@ -65,7 +65,9 @@ class OnnxEngine:
                 enable_fallback=0,
             )
         except Exception as error:  # ORT's exceptions share no base class
-            raise EngineError(f"{graph}: ONNX Runtime {ort.__version__} does not load it: {error}") from error
+            raise EngineError(
+                f"{graph}: ONNX Runtime {ort.__version__} does not load it with {wanted}: {error}"
+            ) from error
         if self._session.get_providers()[0] != wanted:
             raise EngineError(
                 f"engine.provider: {provider}: {wanted} did not start, ONNX Runtime's lines above say why (often: "

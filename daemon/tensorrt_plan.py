@@ -18,7 +18,7 @@ from dualkd.daemon.tensorrt_log import tensorrt_log
 FRAME = "frame"
 REBUILD = "build it again on this machine: dualkd-export BUNDLE --fp16 (or --fp32)"
 
-# What TensorRT's words on a plan that it does not take come down to; other words are of a damaged file.
+# What TensorRT's words on a plan that it does not take come down to; the first that fits.
 CAUSES = (
     (
         ("out of memory", "OutOfMemory", "could not be allocated"),
@@ -28,6 +28,14 @@ CAUSES = (
     (
         ("not compatible with this version", "Version tag does not match"),
         f"it was built by another version of TensorRT; {REBUILD}",
+    ),
+    (
+        ("Serialization assertion", "bufferSize", "empty memory buffer"),
+        f"the file is truncated or damaged; {REBUILD}",
+    ),
+    (
+        ("driver version is insufficient",),
+        "the NVIDIA driver is older than this TensorRT needs, or there is none; update the driver",
     ),
 )
 
@@ -60,11 +68,11 @@ class Plan:
         except TypeError as error:  # how its bindings say that a factory gave nothing
             raise EngineError(f"TensorRT cannot start: {self._log.reasons()}") from error
         if self._engine is None:
-            raise self._refused("does not load it", f"the file is truncated or damaged; {REBUILD}")
+            raise self._refused("does not load it")
         self._read_tensors()
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise self._refused("cannot prepare it", REBUILD)
+            raise self._refused("cannot prepare it")
 
     def bind(self, addresses: Mapping[str, Address]) -> None:
         """Let the next runs read and write here. Raises EngineError."""
@@ -113,9 +121,9 @@ class Plan:
         self.max_batch = frame[0] if frame[0] > 0 else self._engine.get_tensor_profile_shape(FRAME, 0)[2][0]
         self.outputs = {name: shape[1:] for name, (_, _, shape) in found.items()}
 
-    def _refused(self, what: str, otherwise: str) -> EngineError:
+    def _refused(self, what: str) -> EngineError:
         said = self._log.reasons()
-        advice = next((advice for words, advice in CAUSES if any(word in said for word in words)), otherwise)
+        advice = next((advice for words, advice in CAUSES if any(word in said for word in words)), REBUILD)
         version = self._tensorrt.__version__
         return EngineError(f"{self._path}: TensorRT {version} {what}: {advice}. It says: {said}")
 

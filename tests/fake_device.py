@@ -255,7 +255,7 @@ class _Runtime:
         said = ""
         plan: dict[str, Any] = {}
         if raw[:4] != b"ftrt" or raw[-4:] != b"trtf":
-            said = "Serialization assertion header.magicTag == kEXPECTED_MAGIC_TAG failed."
+            said = "Serialization assertion plan.header.size == blobSize failed."
         else:
             plan = json.loads(raw[4:-4])
             if plan["version"] != VERSION:
