@@ -52,10 +52,10 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     """Build the daemon from its parts and run it. Raises ConfigError."""
     from dualkd.configs.loader import ConfigError
     from dualkd.daemon.archive import Archive
+    from dualkd.daemon.cameras.intake import Intake
     from dualkd.daemon.control import ControlServer
     from dualkd.daemon.curve import CurveError, load_security
-    from dualkd.daemon.intake import Intake
-    from dualkd.daemon.metrics import PrometheusMetrics
+    from dualkd.daemon.monitoring.metrics import PrometheusMetrics
     from dualkd.daemon.notify import SystemdNotifier
     from dualkd.daemon.parts import Parts
     from dualkd.daemon.publisher import ZmqPublisher

@@ -14,21 +14,21 @@ from enum import IntEnum
 
 import msgspec
 from dualkd.daemon.bundle import BundleError
+from dualkd.daemon.cameras.sources import SourceError
 from dualkd.daemon.commands import Commands
 from dualkd.daemon.config import DaemonConfig
 from dualkd.daemon.control import ControlError
-from dualkd.daemon.drift import Drift
 from dualkd.daemon.engine import EngineError
 from dualkd.daemon.judge import Judge, Judged
 from dualkd.daemon.ledger import Ledger
 from dualkd.daemon.line import Line
 from dualkd.daemon.messages import State, StatusHeader, result_topic, status_topic
-from dualkd.daemon.metrics import MetricsError
+from dualkd.daemon.monitoring.drift import Drift
+from dualkd.daemon.monitoring.metrics import MetricsError
 from dualkd.daemon.parts import EngineLoader, Parts
 from dualkd.daemon.publisher import PublisherError
 from dualkd.daemon.recipes import RecipeError, RecipeLoader
 from dualkd.daemon.report import result_message
-from dualkd.daemon.sources import SourceError
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +245,9 @@ class Service:
 
     def _longest_stop_s(self) -> float:
         config = self._config
-        return config.drain_timeout_s + 2 * config.stop_grace_s + config.publisher.linger_ms / 1e3 + STOP_AIR_S
+        return (
+            config.drain_timeout_s + 2 * config.stop_grace_s + config.publisher.linger_ms / 1e3 + STOP_AIR_S
+        )
 
     def _wait_for_recipes(self) -> None:
         ended: list[Exception | None] = []

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from dualkd.daemon import ring
+from dualkd.daemon.cameras import ring
+from dualkd.daemon.cameras.pictures import NO_MARK, Opening, Picture, SourceError
 from dualkd.daemon.frames import Image
-from dualkd.daemon.pictures import NO_MARK, Opening, Picture, SourceError
 
 SCHEME = "steered://"
 

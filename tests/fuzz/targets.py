@@ -24,10 +24,11 @@ import msgspec
 import numpy as np
 import yaml
 from dualkd.configs.loader import ConfigError, dump, load
-from dualkd.daemon import control_messages, messages, ring
+from dualkd.daemon import control_messages, messages
 from dualkd.daemon.bundle import MANIFEST_NAME, BundleError, load_bundle
+from dualkd.daemon.cameras import ring
+from dualkd.daemon.cameras.containers import missing_bytes
 from dualkd.daemon.config import DaemonConfig
-from dualkd.daemon.containers import missing_bytes
 from dualkd.daemon.control_messages import MAX_REQUEST_BYTES, AnyRequest, Reply
 from dualkd.daemon.frames import FrameError, read_image
 from dualkd.daemon.messages import MessageError, ResultHeader, StatusHeader

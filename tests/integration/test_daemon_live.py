@@ -13,14 +13,14 @@ import fakes
 import msgspec
 import pytest
 from dualkd.daemon.bundle import Bundle
-from dualkd.daemon.camera import DROPPED_NO_SLOT
-from dualkd.daemon.capture import OpenSource
+from dualkd.daemon.cameras.camera import DROPPED_NO_SLOT
+from dualkd.daemon.cameras.capture import OpenSource
+from dualkd.daemon.cameras.intake import Intake
+from dualkd.daemon.cameras.sources import SourceError
+from dualkd.daemon.cameras.waiting import DROPPED_OLDER
 from dualkd.daemon.config import DaemonConfig
-from dualkd.daemon.intake import Intake
 from dualkd.daemon.parts import Parts
 from dualkd.daemon.service import DROPPED_AT_STOP, ExitStatus, Service
-from dualkd.daemon.sources import SourceError
-from dualkd.daemon.waiting import DROPPED_OLDER
 from hearing import check_accounts
 from running import alive, wait_until
 
@@ -100,7 +100,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import cameras
 from dualkd.daemon.config import CameraConfig
-from dualkd.daemon.intake import Intake
+from dualkd.daemon.cameras.intake import Intake
 
 if __name__ == "__main__":
     intake = Intake([CameraConfig(name="cam", source="1@0.001")], 20.0, cameras.open_hanging)

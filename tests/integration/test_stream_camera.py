@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dualkd.daemon.cameras.intake import Intake
 from dualkd.daemon.config import CameraConfig, HealthConfig
-from dualkd.daemon.intake import Intake
 from dualkd.daemon.records import Frame
 from running import PATIENCE_S, wait_until
 from stream_server import StreamServer

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 import pytest
 from dualkd.daemon.config import MetricsConfig
 from dualkd.daemon.messages import BundleRef, CameraState, RecipeRef, StageTimes
-from dualkd.daemon.metrics import MetricsError, PrometheusMetrics
+from dualkd.daemon.monitoring.metrics import MetricsError, PrometheusMetrics
 from headers import camera_status, result_header, status_header
 from prometheus_client.parser import text_string_to_metric_families
 from running import PATIENCE_S, wait_until

@@ -11,9 +11,9 @@ import pytest
 from dualkd.daemon.calibration import fit_calibration
 from dualkd.daemon.config import DriftConfig
 from dualkd.daemon.decision import Calibration, noisy_or_hazard
-from dualkd.daemon.drift import Drift
 from dualkd.daemon.engine import RawPrediction
 from dualkd.daemon.messages import BundleRef, ResultHeader
+from dualkd.daemon.monitoring.drift import Drift
 from headers import result_header
 
 WINDOW = 1000

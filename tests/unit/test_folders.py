@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import fakes
 import pytest
-from dualkd.daemon.folders import WatchedFolder
-from dualkd.daemon.pictures import Picture, SourceError
+from dualkd.daemon.cameras.folders import WatchedFolder
+from dualkd.daemon.cameras.pictures import Picture, SourceError
 from running import wait_until
 
 

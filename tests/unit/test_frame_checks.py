@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dualkd.daemon.cameras.frame_checks import FrameChecks
 from dualkd.daemon.config import HealthConfig
-from dualkd.daemon.frame_checks import FrameChecks
 from dualkd.daemon.frames import Image
 
 S = 1_000_000_000

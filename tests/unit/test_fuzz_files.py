@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from dualkd.daemon.bundle import FileName, Manifest
-from dualkd.daemon.containers import missing_bytes
+from dualkd.daemon.cameras.containers import missing_bytes
 from dualkd.daemon.frames import FrameError, read_image
 from dualkd.train.archives import ArchiveError, read_idx
 from fuzz.targets import (

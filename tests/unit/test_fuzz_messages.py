@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from dualkd.daemon import messages, ring
+from dualkd.daemon import messages
+from dualkd.daemon.cameras import ring
 from dualkd.daemon.control_messages import (
     MAX_REQUEST_BYTES,
     AnyRequest,

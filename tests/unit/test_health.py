@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dualkd.daemon.health import SILENT_AT_LEAST_S, Health
+from dualkd.daemon.monitoring.health import SILENT_AT_LEAST_S, Health
 from headers import camera_status, status_header
 from running import wait_until
 

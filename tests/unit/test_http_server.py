@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 import pytest
-from dualkd.daemon import http_server
-from dualkd.daemon.http_server import CONNECTIONS, HEAD_MAX_BYTES, HttpServer, Page
+from dualkd.daemon.monitoring import http_server
+from dualkd.daemon.monitoring.http_server import CONNECTIONS, HEAD_MAX_BYTES, HttpServer, Page
 from running import PATIENCE_S, wait_until
 
 BIG = b"x" * (8 << 20)  # more than the buffers of two sockets

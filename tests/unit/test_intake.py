@@ -18,15 +18,15 @@ import fakes
 import msgspec
 import numpy as np
 import pytest
-from dualkd.daemon.camera import DROPPED_NO_SLOT
-from dualkd.daemon.capture import OpenSource
+from dualkd.daemon.cameras.camera import DROPPED_NO_SLOT
+from dualkd.daemon.cameras.capture import OpenSource
+from dualkd.daemon.cameras.intake import Intake
+from dualkd.daemon.cameras.sources import SourceError, open_source
+from dualkd.daemon.cameras.waiting import DROPPED_OLDER, DROPPED_PAUSED, DROPPED_UNASKED
 from dualkd.daemon.config import CameraConfig
 from dualkd.daemon.frames import Image
-from dualkd.daemon.intake import Intake
 from dualkd.daemon.parts import CameraCondition, Job, Lease
 from dualkd.daemon.records import Frame
-from dualkd.daemon.sources import SourceError, open_source
-from dualkd.daemon.waiting import DROPPED_OLDER, DROPPED_PAUSED, DROPPED_UNASKED
 from running import PATIENCE_S, wait_until
 
 RECOVERY_S = 5.0

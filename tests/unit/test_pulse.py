@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from dualkd.daemon.cameras.pulse import Pulse
 from dualkd.daemon.config import HealthConfig
-from dualkd.daemon.pulse import Pulse
 
 
 def test_each_stage_has_its_own_patience() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dualkd.daemon import ring
+from dualkd.daemon.cameras import ring
 
 
 @pytest.fixture

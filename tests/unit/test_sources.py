@@ -9,9 +9,9 @@ import cv2
 import fakes
 import numpy as np
 import pytest
+from dualkd.daemon.cameras.containers import missing_bytes
+from dualkd.daemon.cameras.sources import Opening, Source, SourceError, comes_back, open_source
 from dualkd.daemon.config import CameraConfig
-from dualkd.daemon.containers import missing_bytes
-from dualkd.daemon.sources import Opening, Source, SourceError, comes_back, open_source
 
 FRAMES = 24
 PICTURES = [fakes.picture(10 * index) for index in range(FRAMES)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from dualkd.daemon.cameras.waiting import DROPPED_OLDER, DROPPED_PAUSED, DROPPED_UNASKED, Waiting
 from dualkd.daemon.config import CameraConfig
 from dualkd.daemon.parts import Job, Lease
 from dualkd.daemon.records import Frame
-from dualkd.daemon.waiting import DROPPED_OLDER, DROPPED_PAUSED, DROPPED_UNASKED, Waiting
 
 S = 1_000_000_000
 SOFTWARE = {"mode": "software", "timeout_s": 1.0, "queue": 3}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from dualkd.daemon.cameras.pictures import Picture
 from dualkd.daemon.frames import Image
-from dualkd.daemon.pictures import Picture
 
 NOT_DECODED = "the frame does not decode"
 

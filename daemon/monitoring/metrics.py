@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from dualkd.daemon.config import MetricsConfig
-from dualkd.daemon.health import Health
-from dualkd.daemon.http_server import HttpServer, Page
 from dualkd.daemon.messages import ResultHeader, StatusHeader
-from dualkd.daemon.status_metrics import status_metrics
+from dualkd.daemon.monitoring.health import Health
+from dualkd.daemon.monitoring.http_server import HttpServer, Page
+from dualkd.daemon.monitoring.status_metrics import status_metrics
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,

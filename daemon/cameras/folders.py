@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from dualkd.daemon.cameras.pictures import NO_MARK, Mark, Picture, SourceError
 from dualkd.daemon.frames import IMAGE_SUFFIXES, FrameError, Image, list_images, read_image
-from dualkd.daemon.pictures import NO_MARK, Mark, Picture, SourceError
 
 SETTLED_S = 0.25  # unchanged for so long: whoever writes it is probably done
 GIVEN_UP_S = 2.0  # unchanged for so long and still no picture: it will not become one

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
-from dualkd.daemon.camera import Camera
-from dualkd.daemon.capture import OpenSource
-from dualkd.daemon.capture_process import CaptureProcess, release
+from dualkd.daemon.cameras.camera import Camera
+from dualkd.daemon.cameras.capture import OpenSource
+from dualkd.daemon.cameras.capture_process import CaptureProcess, release
+from dualkd.daemon.cameras.sources import SourceError, open_source
 from dualkd.daemon.config import CameraConfig
 from dualkd.daemon.parts import CameraCondition, Job, Lease
-from dualkd.daemon.sources import SourceError, open_source
 
 logger = logging.getLogger(__name__)
 

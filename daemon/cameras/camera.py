@@ -11,16 +11,16 @@ from __future__ import annotations
 import logging
 import os
 
-from dualkd.daemon import ring
-from dualkd.daemon.capture import CaptureOrder
-from dualkd.daemon.capture_process import CaptureProcess, release
+from dualkd.daemon.cameras import ring
+from dualkd.daemon.cameras.capture import CaptureOrder
+from dualkd.daemon.cameras.capture_process import CaptureProcess, release
+from dualkd.daemon.cameras.pictures import Mark, Opening
+from dualkd.daemon.cameras.pulse import Patience, Pulse
+from dualkd.daemon.cameras.sources import comes_back
+from dualkd.daemon.cameras.waiting import Waiting
 from dualkd.daemon.config import CameraConfig
 from dualkd.daemon.messages import CameraState
 from dualkd.daemon.parts import CameraCondition
-from dualkd.daemon.pictures import Mark, Opening
-from dualkd.daemon.pulse import Patience, Pulse
-from dualkd.daemon.sources import comes_back
-from dualkd.daemon.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 

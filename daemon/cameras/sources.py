@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dualkd.daemon.cameras.films import VideoFile
+from dualkd.daemon.cameras.folders import ImageFolder, WatchedFolder
+from dualkd.daemon.cameras.live import PIPELINE_SIGN, LiveCamera
+from dualkd.daemon.cameras.pictures import Opening, Picture, Source, SourceError
 from dualkd.daemon.config import CameraConfig
-from dualkd.daemon.films import VideoFile
-from dualkd.daemon.folders import ImageFolder, WatchedFolder
-from dualkd.daemon.live import PIPELINE_SIGN, LiveCamera
-from dualkd.daemon.pictures import Opening, Picture, Source, SourceError
 
 __all__ = ["Opening", "Picture", "Source", "SourceError", "comes_back", "open_source"]
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import cv2
 import msgspec
 import numpy as np
-from dualkd.daemon import ring
+from dualkd.daemon.cameras import ring
+from dualkd.daemon.cameras.frame_checks import FrameChecks
+from dualkd.daemon.cameras.pictures import Opening, Picture, Source, SourceError, now_ns
 from dualkd.daemon.config import HealthConfig
-from dualkd.daemon.frame_checks import FrameChecks
-from dualkd.daemon.pictures import Opening, Picture, Source, SourceError, now_ns
 
 _PR_SET_PDEATHSIG = 1
 

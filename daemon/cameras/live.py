@@ -10,9 +10,9 @@ import re
 
 import cv2
 import numpy as np
+from dualkd.daemon.cameras.opencv import NOT_DECODED, rate, retrieve
+from dualkd.daemon.cameras.pictures import NO_MARK, Opening, Picture, SourceError
 from dualkd.daemon.frames import Image
-from dualkd.daemon.opencv import NOT_DECODED, rate, retrieve
-from dualkd.daemon.pictures import NO_MARK, Opening, Picture, SourceError
 
 PIPELINE_SIGN = " ! "  # between the elements of a GStreamer pipeline
 

@@ -22,7 +22,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from dualkd.daemon.pictures import Mark
+from dualkd.daemon.cameras.pictures import Mark
 
 Image = npt.NDArray[np.uint8]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import multiprocessing
 from dataclasses import dataclass
 
-from dualkd.daemon import ring
-from dualkd.daemon.capture import CaptureOrder, OpenSource, capture_main
+from dualkd.daemon.cameras import ring
+from dualkd.daemon.cameras.capture import CaptureOrder, OpenSource, capture_main
 from dualkd.daemon.parts import Lease
 from dualkd.daemon.records import Frame
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
-from dualkd.daemon.containers import missing_bytes
+from dualkd.daemon.cameras.containers import missing_bytes
+from dualkd.daemon.cameras.opencv import rate, retrieve
+from dualkd.daemon.cameras.pictures import NO_MARK, Picture, SourceError
 from dualkd.daemon.frames import IMAGE_SUFFIXES, Image
-from dualkd.daemon.opencv import rate, retrieve
-from dualkd.daemon.pictures import NO_MARK, Picture, SourceError
 
 SHORTFALL_SHARE = 0.1  # of the claimed length; below it a frame count may be an honest estimate
 SHORTFALL_S = 1.0
