@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +23,16 @@ from dualkd.daemon.bundle import (
     SelfTest,
     TeacherSpec,
     file_sha256,
+    load_bundle,
     new_bundle_folder,
     write_manifest,
 )
 from dualkd.daemon.decision import Calibration
 from dualkd.daemon.engine_onnx import OnnxEngine
+from dualkd.export.fp16_range import HALF_MAX, check_range
 from dualkd.export.onnx_graph import write_onnx
-from dualkd.export.parity import FP16, FP32, compare, run_engine
+from dualkd.export.parity import FP16, FP32, batches, compare, run_engine
+from dualkd.export.plans import PlanBuilder
 from dualkd.export.work import count_work
 from dualkd.train.benchmarks import open_task
 from dualkd.train.checkpoint import Run, RunError, load_detector
@@ -43,10 +47,21 @@ PARITY_FRAMES = 16
 SELF_TEST_NAME = "self_test.png"
 
 
-def export_run(run_folder: Path, target: Path, *, fp16: bool, max_batch: int, command: str) -> Manifest:
-    """Write the bundle `target` from a run: graphs, parity on held-out frames, calibration, sums.
+def export_run(
+    run_folder: Path,
+    target: Path,
+    *,
+    fp16: bool,
+    max_batch: int,
+    command: str,
+    attention: Precision = "fp16",
+    builder: PlanBuilder | None = None,
+    plans: Sequence[Precision] = (),
+) -> Manifest:
+    """Write the bundle `target` from a run: graphs, parity on held-out frames, calibration, sums, and `plans`.
 
-    Raises RunError, WeightsError, DataError, ParityError, EngineError, BundleError; then nothing is written.
+    Raises RunError, WeightsError, DataError, RangeError, ParityError, EngineError, BundleError; then nothing
+    is written.
     """
     detector, run = load_detector(run_folder)
     if run.calibration is None:
@@ -59,7 +74,11 @@ def export_run(run_folder: Path, target: Path, *, fp16: bool, max_batch: int, co
         for precision in precisions:
             path = folder / GRAPH_NAMES[precision]
             log.info("writing %s", path.name)
-            write_onnx(detector, path, size=size, max_batch=max_batch, precision=precision)
+            write_onnx(
+                detector, path, size=size, max_batch=max_batch, precision=precision, attention=attention
+            )
+            if precision == "fp16":
+                log.info("largest number in half precision, of %g: %s", HALF_MAX, check_range(path, frames))
             graphs.append(
                 GraphFile(
                     file=path.name, sha256=file_sha256(path), precision=precision, work=count_work(path)
@@ -98,7 +117,10 @@ def export_run(run_folder: Path, target: Path, *, fp16: bool, max_batch: int, co
             },
         )
         write_manifest(folder, manifest)
-    return manifest
+        if builder is not None:
+            for precision in plans:
+                builder.add(load_bundle(folder), precision, batches(frames, max_batch))
+        return load_bundle(folder).manifest
 
 
 def _check_parity(

@@ -9,16 +9,19 @@ import sys
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import onnx
 import pytest
 import timm
 import torch
-from dualkd.daemon.bundle import load_bundle
+from dualkd.daemon.bundle import load_bundle, write_manifest
 from dualkd.daemon.calibrate import main as calibrate_main
 from dualkd.daemon.engine import RawPrediction
 from dualkd.daemon.engine_onnx import OnnxEngine
 from dualkd.export.__main__ import main
+from dualkd.export.fp16_range import RangeError, check_range
+from dualkd.export.onnx_graph import write_onnx
 from dualkd.export.parity import FP16, FP32, ParityError, compare
 from dualkd.train.__main__ import main as train_main
 from dualkd.train.checkpoint import load_detector, read_run
@@ -56,8 +59,8 @@ def test_the_manifest_names_its_origin_and_its_sums(small_run: Path, small_bundl
 
 
 def test_the_fp16_graph_is_half_inside_and_float_at_its_ends(small_bundle: Path) -> None:
-    """uint8 in, float32 out, halves in between, LayerNormalization as one operator."""
-    graph = onnx.load(small_bundle / "model.fp16.onnx").graph
+    """uint8 in, float32 out, halves in between, LayerNormalization as one operator, reductions in float."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(small_bundle / "model.fp16.onnx")).graph
     ends = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)]
     assert ends == [onnx.TensorProto.UINT8] + [onnx.TensorProto.FLOAT] * 3
     halves = sum(item.data_type == onnx.TensorProto.FLOAT16 for item in graph.initializer)
@@ -65,6 +68,85 @@ def test_the_fp16_graph_is_half_inside_and_float_at_its_ends(small_bundle: Path)
     assert {"LayerNormalization", "Softmax"} <= {node.op_type for node in graph.node}
     takers = [node.op_type for node in graph.node if "frame" in node.input]
     assert takers == ["Cast"]
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    for operator, wanted in (("LayerNorm", onnx.TensorProto.FLOAT16), ("Reduce", onnx.TensorProto.FLOAT)):
+        assert {types[node.output[0]] for node in graph.node if node.op_type.startswith(operator)} == {wanted}
+
+
+def test_attention_is_all_half_with_scaled_queries_and_keys(small_bundle: Path) -> None:
+    """The pattern that TensorRT fuses: (Q s) (K s) -> Softmax -> V, every tensor of it in half precision."""
+    graph = onnx.load(small_bundle / "model.fp16.onnx").graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    made_by = {name: node for node in graph.node for name in node.output}
+    softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
+    assert len(softmaxes) == 5  # four blocks of the teacher that are read, one of the student
+    for softmax in softmaxes:
+        scores = made_by[softmax.input[0]]
+        (weighted,) = [node for node in graph.node if softmax.output[0] in node.input]
+        assert scores.op_type == weighted.op_type == "MatMul"
+        assert [made_by[name].op_type for name in scores.input] == ["Mul", "Mul"]
+        around = [*scores.input, *scores.output, *softmax.output, *weighted.input, *weighted.output]
+        assert {types[name] for name in around} == {onnx.TensorProto.FLOAT16}
+
+
+def test_attention_in_float_is_a_choice(small_run: Path, tmp_path: Path) -> None:
+    """--attention fp32: no Softmax in half precision, the rest as before, and it passes the gate."""
+    bundle = tmp_path / "bundle"
+    command = [str(small_run), "--out", str(bundle), "--fp16", "--onnx-only", "--attention", "fp32"]
+    assert main(command) == 0
+    graph = onnx.load(bundle / "model.fp16.onnx").graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    for operator, wanted in (("Softmax", onnx.TensorProto.FLOAT), ("Erf", onnx.TensorProto.FLOAT16)):
+        found = {types[node.output[0]] for node in graph.node if node.op_type == operator}
+        assert found == {wanted}
+    assert load_bundle(bundle).manifest.command.endswith("--fp16 --onnx-only --attention fp32")
+
+
+def test_what_half_precision_cannot_hold_is_refused_by_its_place_in_the_model(
+    small_run: Path, tmp_path: Path
+) -> None:
+    """Activations of the trained model that a GPU would turn into infinity, though the CPU computes them."""
+    detector, _ = load_detector(small_run)
+    frames = np.random.default_rng(5).integers(0, 256, (1, 56, 84, 3), dtype=np.uint8)
+    path = tmp_path / "model.fp16.onnx"
+    write_onnx(detector, path, size=(56, 84), max_batch=1, precision="fp16")
+    assert check_range(path, frames).value < 5000
+    assert detector.local is not None
+    with torch.no_grad():
+        detector.local.blocks[0].mlp.fc1.weight.mul_(2e5)
+    write_onnx(detector, path, size=(56, 84), max_batch=1, precision="fp16")
+    with pytest.raises(RangeError, match=r"there is .* in .* \(\w+, local\.blocks\.0\.mlp"):
+        check_range(path, frames)
+
+
+def test_a_bundle_is_compared_with_its_fp32_graph_at_any_time(
+    small_bundle: Path, good_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--verify DIR: figures if it passes; an FP16 graph that computes something else is refused by name."""
+    assert main([str(small_bundle), "--verify", str(good_images)]) == 0
+    assert "model.fp16.onnx: 41 frames, d_local off by" in capsys.readouterr().out
+    bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
+    model = onnx.load(bundle / "model.fp16.onnx")
+    last = next(node for node in model.graph.node if node.output[0] == "d_local")
+    last.output[0] = "unscaled"
+    factor = onnx.helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [1.01])
+    model.graph.initializer.append(factor)
+    model.graph.node.append(onnx.helper.make_node("Mul", ["unscaled", "factor"], ["d_local"]))
+    onnx.save(model, bundle / "model.fp16.onnx")
+    sha256 = hashlib.sha256((bundle / "model.fp16.onnx").read_bytes()).hexdigest()
+    manifest = load_bundle(small_bundle).manifest
+    graphs = [
+        msgspec.structs.replace(graph, sha256=sha256) if graph.precision == "fp16" else graph
+        for graph in manifest.graphs
+    ]
+    write_manifest(bundle, msgspec.structs.replace(manifest, graphs=graphs))
+    assert main([str(bundle), "--verify", str(good_images)]) == 1
+    assert "the FP16 graph: d_local is off by" in capsys.readouterr().err
+    write_manifest(bundle, msgspec.structs.replace(manifest, graphs=manifest.graphs[:1]))
+    assert main([str(bundle), "--verify", str(good_images)]) == 1
+    assert "holds its FP32 graph alone" in capsys.readouterr().err
+    assert main([str(small_bundle), "--verify", str(tmp_path / "none")]) == 1
+    assert "no images there" in capsys.readouterr().err
 
 
 def test_a_gpu_engine_asked_for_where_none_can_be_built_names_both_ways_on(
