@@ -1,6 +1,6 @@
 """Long life: many frames through the real daemon with everything switched on, and what it holds meanwhile.
 
-    python tests/bench/soak.py [--frames 200000] [--cameras 4]
+    python tests/bench/soak.py [--frames 200000] [--cameras 4] [--rate 150]
 
 Films of small pictures, judged by the small bundle of tests/fakes.py, so that the daemon and not the model is
 what runs. Meanwhile a subscriber counts every message, the archive keeps every FAIL and each 50th PASS within a
@@ -98,6 +98,7 @@ def main() -> int:
     )
     parser.add_argument("--frames", type=int, default=200_000, help="of all cameras together")
     parser.add_argument("--cameras", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=150.0, help="frames a second of each")
     options = parser.parse_args()
     each = options.frames // options.cameras
     with socket.socket() as free:
@@ -107,11 +108,11 @@ def main() -> int:
     every = options.frames // 10
     with short_folder() as folder:
         bundle, other = (fakes.write_bundle(folder / name, max_batch=8) for name in ("bundle", "other"))
-        film = fakes.write_video(folder / "film.avi", pictures(each))
+        film = fakes.write_video(folder / "film.avi", pictures(each), fps=options.rate)
         daemon = DaemonProcess(
             folder,
             bundle,
-            [{"name": f"cam{n}", "source": str(film), "pace": "max"} for n in range(options.cameras)],
+            [{"name": f"cam{n}", "source": str(film)} for n in range(options.cameras)],
             recipes={"default": {"bundle": str(bundle)}, "other": {"bundle": str(other)}},
             publisher={"when_full": "block"},
             archive={"folder": str(folder / "archive"), "every_nth_pass": 50, "max_mib": 1, "queue": 64},
