@@ -56,6 +56,11 @@ class FakeGpu:
         """Allocations, page-locked arrays, streams and TensorRT objects that are there."""
         return len(self.memory), len(self.arrays), len(self._streams), self.live.total()
 
+    @property
+    def under_way(self) -> int:
+        """Pieces of work that were given to streams and are not done."""
+        return sum(len(stream) for stream in self._streams.values())
+
     def open(self) -> str:
         assert self._thread is None, "opened twice"
         self._thread = threading.get_ident()

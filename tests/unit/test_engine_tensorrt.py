@@ -139,6 +139,7 @@ def test_a_failed_call_is_told_with_cudas_code(plan: Path, tensorrt: FakeTensorR
         tensorrt.gpu.fail[call] = "CUDA_ERROR_UNKNOWN (999, unknown error)"
         with pytest.raises(EngineError, match=rf"{call}: CUDA_ERROR_UNKNOWN \(999.*journalctl"):
             engine.infer(some_frames(11))
+        assert tensorrt.gpu.under_way == 0
         frames = some_frames(11, seed=1)
         assert_right(frames, engine.infer(frames))
 
@@ -149,6 +150,7 @@ def test_a_refused_run_is_told_in_tensorrts_words(plan: Path, tensorrt: FakeTens
         tensorrt.refuse_enqueue = True
         with pytest.raises(EngineError, match=r"execute_async_v3 failed: .*illegal instruction"):
             engine.infer(some_frames(11))
+        assert tensorrt.gpu.under_way == 0
         frames = some_frames(11, seed=1)
         assert_right(frames, engine.infer(frames))
 
