@@ -14,7 +14,7 @@ import pytest
 VERSIONS = {"10.3", "10.13", "10.16", "11.4", "rtx-1.7"}
 ROOT = Path(__file__).parents[2]
 MODULES = ("export/tensorrt_engine.py", "daemon/tensorrt_plan.py", "daemon/tensorrt_log.py")
-NAMESPACES = ("trt", "tensorrt")  # what our modules call TensorRT's
+NAMESPACES = ("trt", "tensorrt", "_tensorrt")  # what our modules call TensorRT's
 
 Table = dict[str, dict[str, str | None]]  # Class.member -> version -> its parameters; None: no function
 
@@ -88,12 +88,13 @@ def _takes(parameters: str, call: ast.Call) -> bool:
 
 
 def _full_name(node: ast.AST) -> str | None:
-    """`Builder` of trt.Builder, `BuilderFlag.TF32` of trt.BuilderFlag.TF32; None for anything else."""
+    """`Builder` of trt.Builder, `Runtime` of self._tensorrt.Runtime, `BuilderFlag.TF32`; None for anything else."""
     parts = []
-    while isinstance(node, ast.Attribute):
+    while isinstance(node, ast.Attribute) and node.attr not in NAMESPACES:
         parts.append(node.attr)
         node = node.value
-    if not isinstance(node, ast.Name) or node.id not in NAMESPACES or not parts or parts[-1].startswith("__"):
+    module = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+    if module not in NAMESPACES or not parts or parts[-1].startswith("__"):
         return None
     return ".".join(reversed(parts))
 
