@@ -6,7 +6,6 @@ python tests/bench/code_cost.py --grid 16 --rank 128
 from __future__ import annotations
 
 import argparse
-import io
 import time
 
 import numpy as np
@@ -27,11 +26,12 @@ def main() -> None:
     code = FrameCode(arguments.rank, arguments.grid**2, WIDTH).eval()
     torch.nn.init.orthogonal_(code.directions)
     tokens = torch.randn(1, GROUPS, arguments.grid**2, WIDTH)
-    file = io.BytesIO()
-    torch.onnx.export(code, (tokens, tokens.flip(2)), file, dynamo=True, input_names=["tokens", "known"])
+    program = torch.onnx.export(code, (tokens, tokens.flip(2)), dynamo=True, input_names=["tokens", "known"])
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file.getvalue(), options)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
     feed = {"tokens": tokens.numpy(), "known": tokens.flip(2).numpy()}
     times = []
     for _ in range(REPEATS):
