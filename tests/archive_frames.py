@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from dualkd.daemon.messages import Box, BundleRef, FrameSize, MapSpec, ResultHeader, StageTimes
+from dualkd.daemon.messages import Box, FrameSize, MapSpec, ResultHeader
 from dualkd.daemon.records import Outcome
+from headers import result_header
 
 MAP = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
 
@@ -39,35 +40,19 @@ def header(
     """A frame's header as the service would publish it."""
     width, height = size
     box = Box(x_px=0, y_px=0, width_px=width, height_px=height)
-    return ResultHeader(
-        boot_id="boot",
+    return result_header(
         line="test",
         camera=camera,
-        seq=0,
         frame_id=frame_id,
         job_id=job_id,
-        source_name="",
         captured_utc_ns=time.time_ns() if captured_utc_ns is None else captured_utc_ns,
         captured_mono_ns=time.monotonic_ns(),
         verdict=verdict,
         reason=reason,
         doubtful=doubtful,
         score=None if verdict == "INVALID" else 0.75,
-        smoothed_score=None,
-        threshold=0.5,
-        warn_threshold=None,
-        d_local=0.1,
-        d_semantic=0.2,
-        p_local=0.3,
-        p_semantic=0.4,
-        regions=[],
         region_threshold=0.5,
         frame=FrameSize(width_px=width, height_px=height),
-        batch=1,
-        stage_ms=StageTimes(wait=1, resize=1, infer=1, decide=1, total=4),
-        dropped={},
-        recipe="default",
-        bundle=BundleRef(name="brightness", sha256="0" * 64),
         map=MapSpec(covers=box, shape=(8, 8)),
     )
 

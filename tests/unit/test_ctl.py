@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dualkd.daemon import ctl
@@ -25,8 +26,9 @@ from dualkd.daemon.control_messages import (
     Status,
 )
 from dualkd.daemon.curve import Security
-from dualkd.daemon.messages import BundleRef, CameraStatus, RecipeRef, StatusHeader
+from dualkd.daemon.messages import CameraStatus, RecipeRef, StatusHeader
 from dualkd.daemon.parts import Job
+from headers import BUNDLE, camera_status, status_header
 from keyring import Keyring
 from running import short_folder
 
@@ -68,40 +70,20 @@ class AnsweringLine:
 
 
 def status() -> StatusHeader:
-    def camera(state: str, age_s: float | None, reason: str, recipe: RecipeRef | None) -> CameraStatus:
-        return CameraStatus(
-            state="lost" if state == "lost" else "running",
-            reason=reason,
-            paused=state == "paused",
-            restarts=0,
-            age_s=age_s,
-            recipe=recipe,
-            captured=20,
-            passed=12,
-            failed=3,
-            invalid=1,
-            absent=0,
-            dropped={"capture: no free slot": 3, "service: paused": 1},
-        )
+    def camera(**changes: Any) -> CameraStatus:
+        dropped = {"capture: no free slot": 3, "service: paused": 1}
+        return camera_status(captured=20, passed=12, failed=3, invalid=1, dropped=dropped, **changes)
 
-    bundle = BundleRef(name="n", sha256="0" * 64)
-    tiles = RecipeRef(name="tiles", bundle=bundle, fail=0.75, warn=0.5)
-    return StatusHeader(
-        boot_id="b",
-        line="line1",
-        seq=0,
-        utc_ns=0,
-        state="running",
-        reason="",
-        exit_status=None,
-        uptime_s=93_784,
-        heartbeat_s=1,
-        warnings=["archive: the disk is full"],
-        cameras={
-            "cam0": camera("running", 0.04, "", tiles),
-            "cam1": camera("lost", 754.0, "no frame for 2 s", tiles),
-            "cam2": camera("paused", None, "", None),
+    tiles = RecipeRef(name="tiles", bundle=BUNDLE, fail=0.75, warn=0.5)
+    return status_header(
+        {
+            "cam0": camera(age_s=0.04, recipe=tiles),
+            "cam1": camera(state="lost", age_s=754.0, reason="no frame for 2 s", recipe=tiles),
+            "cam2": camera(paused=True, recipe=None),
         },
+        line="line1",
+        uptime_s=93_784,
+        warnings=["archive: the disk is full"],
     )
 
 

@@ -19,8 +19,9 @@ import pytest
 from dualkd.daemon.client import Result, Status, Subscriber, SubscriberTimeoutError
 from dualkd.daemon.config import PublisherConfig
 from dualkd.daemon.connection import KeyDeniedError
-from dualkd.daemon.messages import Box, BundleRef, MapSpec, ResultHeader, StageTimes, StatusHeader, encode_map
+from dualkd.daemon.messages import Box, MapSpec, ResultHeader, StatusHeader, encode_map
 from dualkd.daemon.publisher import PublisherError, ZmqPublisher
+from headers import result_header, status_header
 from keyring import Keyring
 from running import PATIENCE_S, short_folder, wait_until
 
@@ -54,53 +55,11 @@ def publisher(folder: Path) -> Iterator[ZmqPublisher]:
 
 
 def header(seq: int, boot_id: str = "boot", shape: tuple[int, int] = (2, 3)) -> ResultHeader:
-    return ResultHeader(
-        boot_id=boot_id,
-        line="line",
-        camera="cam",
-        seq=seq,
-        frame_id=seq,
-        job_id=None,
-        source_name="",
-        captured_utc_ns=0,
-        captured_mono_ns=0,
-        verdict="PASS",
-        reason="",
-        doubtful=False,
-        score=0.1,
-        smoothed_score=None,
-        threshold=0.5,
-        warn_threshold=None,
-        d_local=0.1,
-        d_semantic=0.1,
-        p_local=0.1,
-        p_semantic=0.1,
-        regions=[],
-        region_threshold=None,
-        frame=None,
-        batch=1,
-        stage_ms=StageTimes(wait=0, resize=0, infer=0, decide=0, total=0),
-        dropped={},
-        recipe="default",
-        bundle=BundleRef(name="n", sha256="0" * 64),
-        map=MapSpec(covers=WHOLE, shape=shape),
-    )
+    return result_header(boot_id=boot_id, seq=seq, frame_id=seq, map=MapSpec(covers=WHOLE, shape=shape))
 
 
 def ended() -> StatusHeader:
-    return StatusHeader(
-        boot_id="boot",
-        line="line",
-        seq=0,
-        utc_ns=0,
-        state="ended",
-        reason="",
-        exit_status=0,
-        uptime_s=0,
-        heartbeat_s=1,
-        warnings=[],
-        cameras={},
-    )
+    return status_header({}, boot_id="boot", state="ended", exit_status=0)
 
 
 def publish(publisher: ZmqPublisher, seq: int, boot_id: str = "boot") -> bool:

@@ -10,8 +10,9 @@ import pytest
 from dualkd.daemon import watch
 from dualkd.daemon.config import PublisherConfig
 from dualkd.daemon.curve import Security
-from dualkd.daemon.messages import BundleRef, Header, ResultHeader, StageTimes, State, StatusHeader
+from dualkd.daemon.messages import Header, ResultHeader, State, StatusHeader
 from dualkd.daemon.publisher import ZmqPublisher
+from headers import result_header, status_header
 from keyring import Keyring
 from running import short_folder, wait_until
 
@@ -52,57 +53,13 @@ class Publishing:
 
 
 def status(seq: int, warnings: list[str], state: State = "running") -> StatusHeader:
-    return StatusHeader(
-        boot_id="b",
-        line="line",
-        seq=seq,
-        utc_ns=0,
-        state=state,
-        reason="",
-        exit_status=0 if state == "ended" else None,
-        uptime_s=1,
-        heartbeat_s=1,
-        warnings=warnings,
-        cameras={},
-    )
+    exit_status = 0 if state == "ended" else None
+    return status_header({}, boot_id="b", seq=seq, state=state, exit_status=exit_status, warnings=warnings)
 
 
 def result(seq: int, **changes: object) -> ResultHeader:
-    fields: dict[str, object] = {
-        "frame_id": seq,
-        "job_id": None,
-        "verdict": "PASS",
-        "reason": "",
-        "doubtful": False,
-        "score": 0.25,
-        "smoothed_score": None,
-        **changes,
-    }
-    return ResultHeader(
-        boot_id="b",
-        line="line",
-        camera="cam",
-        seq=seq,
-        source_name="",
-        captured_utc_ns=0,
-        captured_mono_ns=0,
-        threshold=0.5,
-        warn_threshold=0.2,
-        d_local=None,
-        d_semantic=None,
-        p_local=None,
-        p_semantic=None,
-        regions=[],
-        region_threshold=None,
-        frame=None,
-        batch=1,
-        stage_ms=StageTimes(wait=0, resize=0, infer=0, decide=0, total=0),
-        dropped={},
-        recipe="default",
-        bundle=BundleRef(name="n", sha256="0" * 64),
-        map=None,
-        **fields,  # type: ignore[arg-type]  # of many types
-    )
+    usual: dict[str, object] = {"frame_id": seq, "score": 0.25, "warn_threshold": 0.2}
+    return result_header(boot_id="b", seq=seq, **{**usual, **changes})
 
 
 def test_a_warning_is_a_line_when_it_comes_and_not_again_while_it_stays(
