@@ -73,3 +73,14 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def predict(engine: Engine, pictures: npt.NDArray[np.uint8]) -> list[Prediction]:
+    """Run BGR uint8 frames (B, H, W, 3): one Prediction each. Raises EngineError if they are not B."""
+    raw = engine.infer(pictures)
+    for name, value in raw._asdict().items():
+        if value is not None and len(value) != len(pictures):
+            raise EngineError(f"the engine gave {len(value)} values of {name} for {len(pictures)} frames")
+    if all(value is None for value in raw):
+        raise EngineError("the engine gave no output")
+    return raw.split()

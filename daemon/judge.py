@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.decision import decide
-from dualkd.daemon.engine import Engine, EngineError
+from dualkd.daemon.engine import Engine, EngineError, predict
 from dualkd.daemon.frames import FrameError, Image, crop, to_model_size
 from dualkd.daemon.mask import masked
 from dualkd.daemon.messages import Box, FrameSize
@@ -65,6 +65,7 @@ class _Batch:
     count: int = 0
     predictions: list[Prediction] = field(default_factory=list)
     error: str = ""
+    errors_in_a_row: int = 0
     infer_ms: float = 0.0
 
 
@@ -81,8 +82,6 @@ class Judge:
 
     def __init__(self, size: int | None) -> None:
         """`size` None takes the bundles' own max_batch."""
-        self.errors_in_a_row = 0
-        self.last_error = ""
         self._size = size
         self._stations: dict[str, _Station] = {}
         self._batches: dict[str, _Batch] = {}  # by the bundle's sha256
@@ -91,6 +90,11 @@ class Judge:
     def limit(self) -> int:
         """How many frames one turn may bring."""
         return max((len(batch.pictures) for batch in self._batches.values()), default=1)
+
+    def broken_engine(self, errors_in_a_row: int) -> str | None:
+        """The last error of an engine that failed so many batches in a row, whatever others did meanwhile."""
+        batches = self._batches.values()
+        return next((each.error for each in batches if each.errors_in_a_row >= errors_in_a_row), None)
 
     @property
     def recipes(self) -> dict[str, Recipe]:
@@ -105,8 +109,10 @@ class Judge:
             self._stations[camera] = _Station(recipe, deque(maxlen=recipe.config.smoothing - 1))
         in_use = {station.recipe.bundle.sha256: station.recipe for station in self._stations.values()}
         limit = max(self._size or recipe.bundle.manifest.max_batch for recipe in in_use.values())
+        kept = self._batches if limit == self.limit else {}
         self._batches = {
-            sha256: _Batch(
+            sha256: kept.get(sha256)
+            or _Batch(
                 engine=recipe.engine,
                 max_batch=min(limit, recipe.bundle.manifest.max_batch),
                 pictures=np.zeros((limit, *recipe.engine.input_size, 3), np.uint8),
@@ -118,7 +124,7 @@ class Judge:
         """Return the verdict of up to `limit` frames, in order. What the engine cannot do makes INVALID."""
         taken_ns = time.monotonic_ns()
         for batch in self._batches.values():
-            batch.count, batch.error, batch.predictions = 0, "", []
+            batch.count, batch.predictions = 0, []
         places = [self._place(frame, taken_ns) for frame in frames]
         for batch in self._batches.values():
             if batch.count:
@@ -166,11 +172,11 @@ class Judge:
         try:
             for start in range(0, batch.count, batch.max_batch):
                 pictures = batch.pictures[start : min(start + batch.max_batch, batch.count)]
-                batch.predictions += _predict(batch.engine, pictures)
-            self.errors_in_a_row = 0
+                batch.predictions += predict(batch.engine, pictures)
+            batch.error, batch.errors_in_a_row = "", 0
         except EngineError as failure:
-            batch.error = self.last_error = str(failure)
-            self.errors_in_a_row += 1
+            batch.error = str(failure)
+            batch.errors_in_a_row += 1
         batch.infer_ms = (time.monotonic_ns() - began_ns) / 1e6
 
     def _decide(self, place: _Place) -> Judged:
@@ -206,16 +212,6 @@ class Judge:
             infer_ms=0.0 if place.index is None else batch.infer_ms,
             decide_ms=(time.monotonic_ns() - began_ns) / 1e6,
         )
-
-
-def _predict(engine: Engine, pictures: npt.NDArray[np.uint8]) -> list[Prediction]:
-    raw = engine.infer(pictures)
-    for name, value in raw._asdict().items():
-        if value is not None and len(value) != len(pictures):
-            raise EngineError(f"the engine gave {len(value)} values of {name} for {len(pictures)} frames")
-    if all(value is None for value in raw):
-        raise EngineError("the engine gave no output")
-    return raw.split()
 
 
 def _regions(prediction: Prediction, recipe: Recipe, covers: Box | None) -> list[Region]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from dualkd.daemon.bundle import Bundle, BundleError, load_bundle
 from dualkd.daemon.config import RecipeConfig, RegionConfig
-from dualkd.daemon.engine import Engine, EngineError
+from dualkd.daemon.engine import Engine, EngineError, predict
 from dualkd.daemon.frames import FrameError, crop, read_image
 from dualkd.daemon.mask import JUDGED_FROM, Grid, mask_grid
 from dualkd.daemon.messages import BundleRef, RecipeRef
@@ -118,7 +118,7 @@ def _self_test(engine: Engine, bundle: Bundle) -> None:
     size = (bundle.manifest.input.height, bundle.manifest.input.width, 3)
     if frame.shape != size:
         raise BundleError(f"{path}: has shape {frame.shape}, the model takes {size}; export the bundle again")
-    (prediction,) = engine.infer(frame[None]).split()
+    (prediction,) = predict(engine, frame[None])
     calibration = bundle.manifest.calibration
     for name, link in (("d_local", calibration.local), ("d_semantic", calibration.semantic)):
         if link is None:

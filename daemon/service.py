@@ -178,8 +178,8 @@ class Service:
         for lease, judged in zip(leases, self._judge.judge([lease.frame for lease in leases]), strict=True):
             self._publish(judged)
             frames.release(lease)
-        if self._judge.errors_in_a_row >= ENGINE_ERRORS_IN_A_ROW:
-            raise EngineError(f"{ENGINE_ERRORS_IN_A_ROW} batches in a row failed: {self._judge.last_error}")
+        if (error := self._judge.broken_engine(ENGINE_ERRORS_IN_A_ROW)) is not None:
+            raise EngineError(f"{ENGINE_ERRORS_IN_A_ROW} batches in a row failed: {error}")
 
     def _publish(self, judged: Judged) -> None:
         camera, publisher = judged.frame.camera, self._parts.publisher
@@ -219,7 +219,7 @@ class Service:
         self._parts.publisher.serve_subscriptions()
         for call in self._parts.control.calls():
             self._commands.carry_out(call)
-        if self._reload_requested:
+        if self._reload_requested and self._state == "running":  # before, READY=1 would be said too early
             self._reload_requested = False
             self._reload()
         self._line.poll()
@@ -261,12 +261,9 @@ class Service:
         logger.info("up to %d frames at once", self._judge.limit)
 
     def _wait_for_sources(self) -> None:
-        deadline_s = time.monotonic() + self._config.open_timeout_s
-        while not self._parts.frames.opened() and not self._stop_requests:
-            if time.monotonic() > deadline_s:
-                names = ", ".join(self._parts.frames.unopened())
-                limit_s = self._config.open_timeout_s
-                raise SourceError(f"camera {names}: did not open within {limit_s:g} s (open_timeout_s)")
+        while (
+            not self._parts.frames.opened() and not self._stop_requests
+        ):  # which raises when it takes too long
             self._tick()
             time.sleep(TICK_S / 10)
 

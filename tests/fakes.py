@@ -234,9 +234,6 @@ class ListedFrames:
     def opened(self) -> bool:
         return True
 
-    def unopened(self) -> list[str]:
-        return []
-
     def go(self) -> None:
         """Nothing waits for it."""
 

@@ -55,11 +55,6 @@ class Intake:
                 raise SourceError("; ".join(failures))
             return not any(camera.awaited for camera in self._cameras.values())
 
-    def unopened(self) -> list[str]:
-        """The names of the cameras whose sources are waited for."""
-        with self._changed:
-            return [name for name, camera in self._cameras.items() if camera.awaited]
-
     def go(self) -> None:
         """Let the frames come."""
         self._tell(lambda camera: camera.go(time.monotonic()))

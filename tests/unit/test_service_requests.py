@@ -10,6 +10,7 @@ import cv2
 import fakes
 import msgspec
 import numpy as np
+import pytest
 from dualkd.configs.loader import ConfigError
 from dualkd.daemon import control_messages as requests
 from dualkd.daemon.bundle import Bundle
@@ -41,6 +42,7 @@ class Line:
         self.archive = fakes.KeptOffers()
         self.notifier = fakes.SilentNotifier()
         self.engines: list[fakes.SteeredEngine] = []
+        self.next_engines: list[fakes.SteeredEngine] = []  # to be loaded instead of good ones
         self.refuse_engines = False
         self._asked: dict[int, AnyRequest] = {}
         self.messages.on_result = self._after_result
@@ -66,7 +68,7 @@ class Line:
     def _load_engine(self, bundle: Bundle) -> fakes.SteeredEngine:  # noqa: ARG002 (all are alike)
         if self.refuse_engines:
             raise EngineError("no room for another engine")
-        self.engines.append(fakes.SteeredEngine())
+        self.engines.append(self.next_engines.pop(0) if self.next_engines else fakes.SteeredEngine())
         return self.engines[-1]
 
     def _read(self) -> DaemonConfig:
@@ -305,3 +307,29 @@ def test_requests_are_answered_while_the_recipes_load(tmp_path: Path) -> None:
     status = line.calls.replies[0].status
     assert status is not None
     assert (status.state, status.cameras["cam"].recipe) == ("starting", None)
+
+
+def test_an_engine_that_keeps_failing_is_noticed_beside_one_that_works(tmp_path: Path) -> None:
+    """Two cameras, two bundles: each turn one engine fails and the other judges. It is status 4 all the same."""
+    given = [Frame(camera, index, 1, 1, GREY) for index in range(5) for camera in ("cam", "other")]
+    cameras = [
+        {"name": "cam", "source": "-", "recipe": "a"},
+        {"name": "other", "source": "-", "recipe": "b"},
+    ]
+    line = Line(tmp_path, given, cameras=cameras, batch={"size": 2})
+    (tmp_path / "b" / "bundle.json").write_bytes((tmp_path / "b" / "bundle.json").read_bytes() + b"\n")
+    failing = fakes.SteeredEngine(fail_calls=[1, 2, 3, 4, 5])
+    line.next_engines = [failing, fakes.SteeredEngine()]
+    with pytest.raises(EngineError, match="3 batches in a row failed: steered to fail"):
+        line.service.run()
+    outcomes = [(header.camera, header.verdict) for header in line.messages.results]
+    assert outcomes == [("cam", "INVALID"), ("other", "FAIL")] * 3
+
+
+def test_a_reload_asked_for_at_the_start_waits_until_the_line_runs(tmp_path: Path) -> None:
+    """systemd must not hear READY because of it before the line is ready."""
+    line = Line(tmp_path, frames(GREY))
+    line.service.request_reload()
+    line.run()
+    told = [word for word in line.notifier.told if word in ("READY=1", "RELOADING=1")]
+    assert told[:2] == ["READY=1", "RELOADING=1"]
