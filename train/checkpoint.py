@@ -78,6 +78,12 @@ def save_complete(folder: Path, run: Run, detector: Detector) -> None:
     (folder / RESUME_NAME).unlink(missing_ok=True)
 
 
+def discard(folder: Path) -> None:
+    """Remove the run in `folder`, if any, run.json first, so that nothing is left that names another run's files."""
+    for name in (RUN_NAME, RESUME_NAME, WEIGHTS_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
 def read_run(folder: Path) -> Run:
     """Read run.json. Raises RunError."""
     path = folder / RUN_NAME

@@ -23,6 +23,7 @@ from dualkd.train.checkpoint import (
     RunError,
     StoppedEarly,
     build_detector,
+    discard,
     load_resume,
     read_run,
     save_complete,
@@ -86,6 +87,8 @@ def train(config: TrainConfig, *, resume: bool = False, ranks: Ranks = ALONE) ->
         log.info("resuming after step %d", loop.step)
     else:
         images.fit_beginnings(torch.Generator().manual_seed(settings.seed))
+        if ranks.first:
+            discard(folder)
     ranks.copy_from_first(detector.student_state().values())
     history = History(folder / LOG_NAME, loop.step)
     begun = Run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import benchmark_files as files
@@ -77,16 +78,35 @@ def test_one_model_for_all_classes_is_an_ordinary_run(config: Path, tmp_path: Pa
     ]
 
 
-@pytest.mark.parametrize("broken", ["train/good/001.png", "ground_truth/bent/000_mask.png"])
-def test_one_broken_file_of_the_last_task_and_no_training_begins(
-    broken: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda pill: (pill / "train/good/001.png").write_bytes(b"\x89PNG"), "train/good/001.png: does not decode"),
+        (lambda pill: (pill / "ground_truth/bent/000_mask.png").write_bytes(b""), "000_mask.png: does not decode"),
+        (
+            lambda pill: files.write_mask(pill / "ground_truth/bent/000_mask.png", size=(10, 30)),
+            "ground_truth/bent/000_mask.png: is 30x10, but its picture 000.png is 30x20",
+        ),
+        (lambda pill: [path.unlink() for path in (pill / "train/good").iterdir()], "train/good: holds no picture"),
+        (lambda pill: pill.rename(pill.parent / "cable/pill"), ": no such folder"),
+    ],
+    ids=["broken picture", "broken mask", "mask of another size", "empty class", "class one level off"],
+)  # fmt: skip
+def test_bad_data_of_the_last_task_are_named_before_any_training(
+    spoil: Callable[[Path], object],
+    words: str,
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """All tasks are checked before the first."""
+    """All tasks are checked before the first, so that nothing ends a long run half way."""
     root = files.write_mvtec_ad(tmp_path / "data", ["cable", "pill"], train=10)
-    (root / "pill" / broken).write_bytes(b"\x89PNG")
+    spoil(root / "pill")
     mvtec = ["--benchmark", "mvtec-ad", "--protocol", "per-class", "--classes", "cable,pill"]
     assert main([str(config), *mvtec]) == 1
-    assert f"{root}/pill/{broken}: does not decode" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert f"{root}/pill" in errors
+    assert words in errors
     assert not (tmp_path / "runs").exists()
 
 

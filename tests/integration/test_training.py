@@ -211,6 +211,19 @@ def test_a_finished_run_is_not_overwritten_by_accident(
     assert (small_run / "run.json").read_bytes() == before
 
 
+def test_a_run_that_is_replaced_is_gone_before_the_first_step(small_config: Path, tmp_path: Path) -> None:
+    """A new one killed before its first save leaves no run at all, instead of the old run.json beside its log.csv."""
+    run = tmp_path / "run"
+    assert main([str(small_config), "--set", f"run={run}", *training("steps=2")]) == 0
+    longer = training("steps=100", "save_every_s=600")
+    process = start_training(small_config, run, "--overwrite", *longer)
+    wait_for_step(process, "step 10 of 100")
+    process.kill()
+    process.communicate(timeout=120)
+    assert {path.name for path in run.iterdir()} == {"log.csv", "loss.png"}
+    assert len(read_log(run, ["step"])) >= 9
+
+
 @pytest.mark.parametrize(
     ("override", "status", "words"),
     [
