@@ -5,7 +5,7 @@
 An experiment names a recipe and variants of it, each a list of overrides, and memories: nearest neighbours in a
 memory of good tokens (PatchCore's idea, Roth et al., CVPR 2022). Every result is appended to OUT/results.jsonl as
 soon as it is there; what is in it already is not computed again. The teacher looks at every image once, whatever
-the number of variants, seeds and classes.
+the number of variants, seeds, classes and experiments: what it said lies in --tokens, 50 KB a block of 64 patches.
 """
 
 from __future__ import annotations
@@ -82,49 +82,76 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
 
 
-class Remembered(nn.Module):
-    """A vision transformer that looks at no image twice.
+class Scores(msgspec.Struct, frozen=True):
+    """How anomalous one method found each test image of one task; a line of OUT/scores.jsonl (see confidence.py)."""
 
-    What its blocks said is kept in half precision until the end: N * D * 2 bytes a block and image.
+    method: str
+    seed: int
+    task: str
+    anomalous: list[bool]
+    scores: list[float]
+
+
+class Remembered(nn.Module):
+    """A vision transformer that looks at no image twice: what its blocks said is kept on disk, in half precision.
+
+    A file an image, named by its pixels, holds all blocks as far as they were run, (blocks, 1 + N, D).
     """
 
-    def __init__(self, teacher: Teacher, blocks: Sequence[int]) -> None:
+    def __init__(self, teacher: Teacher, last_block: int, folder: Path) -> None:
         super().__init__()
-        self.network, self.blocks = teacher.network, list(blocks)
+        self.network, self.last_block, self._folder = teacher.network, last_block, folder
         self.patch_embed = teacher.network.patch_embed
-        self._said: dict[bytes, dict[int, tuple[Tensor, Tensor]]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
 
     def forward_intermediates(
         self, images: Tensor, indices: Sequence[int], **options: Any
     ) -> list[tuple[Tensor, Tensor]]:
-        keys = [hashlib.blake2b(image.numpy().tobytes()).digest() for image in images]
-        new = [index for index, key in enumerate(keys) if key not in self._said]
-        if new:
-            levels = self.network.forward_intermediates(images[new], indices=self.blocks, **options)
-            for row, index in enumerate(new):
-                kept = [(patches[row].half(), prefix[row].half()) for patches, prefix in levels]
-                self._said[keys[index]] = dict(zip(self.blocks, kept, strict=True))
-        return [
-            (
-                torch.stack([self._said[key][block][0] for key in keys]).float(),
-                torch.stack([self._said[key][block][1] for key in keys]).float(),
-            )
-            for block in indices
+        paths = [
+            self._folder / f"{hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest()}.npy"
+            for image in images
         ]
+        known = [self._recall(path, indices) for path in paths]
+        new = [row for row, tokens in enumerate(known) if tokens is None]
+        if new:
+            levels = self.network.forward_intermediates(
+                images[new], indices=list(range(self.last_block + 1)), **options
+            )
+            said = torch.stack(
+                [torch.cat([prefix[:, :1], patches], 1) for patches, prefix in levels], 1
+            ).half()
+            for row, tokens in zip(new, said, strict=True):
+                partial = paths[row].with_suffix(".partial")
+                with partial.open("wb") as file:
+                    np.save(file, tokens.numpy())
+                partial.replace(paths[row])
+                known[row] = tokens[list(indices)]
+        both = torch.stack([tokens for tokens in known if tokens is not None], 1).float()
+        return [(tokens[:, 1:], tokens[:, :1]) for tokens in both]
+
+    def _recall(self, path: Path, indices: Sequence[int]) -> Tensor | None:
+        """(blocks, 1 + N, D), or None if the image was not seen as far as that."""
+        if not path.is_file():
+            return None
+        said = np.load(path, mmap_mode="r")
+        return torch.from_numpy(said[list(indices)]) if max(indices) < len(said) else None
 
 
 class Bench:
     """Results so far, and one teacher for all methods."""
 
-    def __init__(self, folder: Path, config: TrainConfig, blocks: Sequence[int]) -> None:
+    def __init__(self, folder: Path, tokens: Path, config: TrainConfig, blocks: Sequence[int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "results.jsonl"
+        self._path, self._scores_path = folder / "results.jsonl", folder / "scores.jsonl"
         lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         self.results = [msgspec.json.decode(line, type=Result) for line in lines]
-        state, _ = load_weights(config.teacher.name, config.teacher.weights)
-        teacher = make_teacher(config.teacher.name, (config.input.height, config.input.width), blocks, [])
+        state, weights = load_weights(config.teacher.name, config.teacher.weights)
+        size = (config.input.height, config.input.width)
+        teacher = make_teacher(config.teacher.name, size, blocks, [])
         teacher.load(state)
-        self._network = Remembered(teacher, blocks)
+        self._network = Remembered(
+            teacher, max(blocks), tokens / f"{weights.sha256[:12]}-{size[0]}x{size[1]}"
+        )
 
     def has(self, method: str, seed: int, task: str) -> bool:
         return any((r.method, r.seed, r.task) == (method, seed, task) for r in self.results)
@@ -134,6 +161,12 @@ class Bench:
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(result) + b"\n")
         print(msgspec.json.encode(result).decode(), flush=True)
+
+    def keep_scores(self, method: str, seed: int, task: Task, scores: np.ndarray) -> None:
+        anomalous = [sample.kind != GOOD for sample in task.dataset.test]
+        kept = Scores(method, seed, task.name, anomalous, [float(f"{score:.7g}") for score in scores])
+        with self._scores_path.open("ab") as file:
+            file.write(msgspec.json.encode(kept) + b"\n")
 
     def run(self, name: str, config: TrainConfig, task: Task) -> Result:
         """Train and score one variant as dualkd-train and dualkd-eval do."""
@@ -168,6 +201,7 @@ class Bench:
         raw = predict(detector, load_frames(test, size), CPU)
         hazard = noisy_or_hazard(calibration, raw.d_local, raw.d_semantic)
         both = raw.d_local is not None and raw.d_semantic is not None
+        self.keep_scores(name, config.training.seed, task, hazard)
         return Result(
             method=name,
             seed=config.training.seed,
@@ -210,6 +244,7 @@ class Bench:
         distances = torch.cat(nearest)  # (M, N)
         score = distances.amax(1).numpy()
         maps = distances.view(-1, *teacher.grid).numpy() if patches else None
+        self.keep_scores(name, seed, task, score)
         return Result(
             method=name,
             seed=seed,
@@ -293,6 +328,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--only", help="these methods, by comma")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tokens", type=Path, default=Path("build/tokens"), help="default: build/tokens")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     experiment = load(options.experiment, Experiment, [])
@@ -303,7 +339,7 @@ def main() -> None:
     for overriding in experiment.variants.values():
         config = load(Path(experiment.recipe), TrainConfig, [*overrides, *overriding])
         blocks |= {*config.local.blocks, *config.semantic.blocks}
-    bench = Bench(options.out, base, sorted(blocks))
+    bench = Bench(options.out, options.tokens, base, sorted(blocks))
     for protocol in experiment.protocols or [base.data.protocol]:
         suffix = f", {protocol}" if len(experiment.protocols) > 1 else ""
         for task in open_tasks(msgspec.structs.replace(base.data, protocol=protocol)):
