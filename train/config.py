@@ -114,6 +114,7 @@ class SemanticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     width: Count = 192
     heads: Count = 3
     side: Count | None = None  # its own square input in pixels; None for the model's input
+    alignment: Annotated[float, Meta(ge=0, le=1)] = 0.0  # to what is usual for similar good images
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

@@ -53,7 +53,9 @@ class Detector(nn.Module):
         if uses_semantic:
             small = semantic_size(config)
             self.semantic = SemanticStudent(config.semantic, small, width)
-            self.semantic_metric = SemanticMetric(len(config.semantic.blocks), config.semantic.grid, width)
+            self.semantic_metric = SemanticMetric(
+                len(config.semantic.blocks), config.semantic.grid, width, config.semantic.alignment
+            )
             if small != size:
                 self.resize = AreaResize(*size, small[0])
 

@@ -4,12 +4,14 @@ The student errs on good parts too, far more along some directions than along ot
 drowns the unusual error in the usual one; the Mahalanobis length of the residual does not. All cells of a
 block's grid are one vector, so that what usually goes together may vary together, and a piece in the wrong
 place may not. This metric is ours, fitted on the training images after training; our reading of the paper
-names no score beyond the distance itself.
+names no score beyond the distance itself. What is usual for pictures like this one (usual_distance.py) is taken
+out at the end.
 """
 
 from __future__ import annotations
 
 import torch
+from dualkd.train.usual_distance import UsualDistance
 from torch import Tensor, nn
 
 RANK = 384  # directions of a vector that have a variance of their own; all others share one
@@ -18,20 +20,44 @@ RANK = 384  # directions of a vector that have a variance of their own; all othe
 class SemanticMetric(nn.Module):
     """d_semantic from global tokens: the root mean square of whitened residuals, about 1 on good parts."""
 
-    def __init__(self, blocks: int, grid: int, width: int) -> None:
+    def __init__(self, blocks: int, grid: int, width: int, alignment: float = 0.0) -> None:
+        """`alignment`: how far a distance is measured against those of similar good parts, 0 to 1."""
         super().__init__()
         self.wholes = nn.ModuleList(Whitening(width) for _ in range(blocks))
         self.grids = nn.ModuleList(Whitening(grid**2 * width) for _ in range(blocks if grid else 0))
+        self.usual = UsualDistance(blocks * (1 + grid**2) * width, alignment) if alignment else None
 
     def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Global tokens (B, K, T, D) twice -> d_semantic (B,), float32."""
-        vectors = list(self._vectors(residuals(teacher, student)))
+        distances = self._distances(residuals(teacher, student))
+        if self.usual is None:
+            return distances
+        aligned: Tensor = self.usual(unit(teacher).flatten(1), distances)
+        return aligned
+
+    def fit(self, teacher: Tensor, student: Tensor) -> None:
+        """Fit to the global tokens of M training images, (M, K, T, D) twice.
+
+        What is usual is measured on each half of the images by what the other half taught, since the metric is
+        kinder to the images that it was fitted to.
+        """
+        residual = residuals(teacher, student)
+        if self.usual is not None and len(residual) > 1:
+            usual = torch.empty(len(residual))
+            for half in range(2):
+                self._fit_whitenings(residual[1 - half :: 2])
+                usual[half::2] = self._distances(residual[half::2])
+            self.usual.fit(unit(teacher).flatten(1), usual)
+        self._fit_whitenings(residual)
+
+    def _distances(self, residual: Tensor) -> Tensor:
+        """(M, K, T, D) -> (M,)."""
+        vectors = list(self._vectors(residual))
         squares = torch.stack([whitening(vector) for whitening, vector in vectors]).sum(0)
         return (squares / sum(vector.shape[-1] for _, vector in vectors)).sqrt()
 
-    def fit(self, teacher: Tensor, student: Tensor) -> None:
-        """Fit to the global tokens of M training images, (M, K, T, D) twice."""
-        for whitening, vector in self._vectors(residuals(teacher, student)):
+    def _fit_whitenings(self, residual: Tensor) -> None:
+        for whitening, vector in self._vectors(residual):
             whitening.fit(vector)
 
     def _vectors(self, residual: Tensor) -> list[tuple[Whitening, Tensor]]:
@@ -99,4 +125,9 @@ class Whitening(nn.Module):
 
 def residuals(teacher: Tensor, student: Tensor) -> Tensor:
     """Differences of unit vectors (..., D); half their squared length is the cosine distance."""
-    return nn.functional.normalize(teacher.float(), dim=-1) - nn.functional.normalize(student.float(), dim=-1)
+    return unit(teacher) - unit(student)
+
+
+def unit(tokens: Tensor) -> Tensor:
+    """Tokens (..., D) at length 1, in float32."""
+    return nn.functional.normalize(tokens.float(), dim=-1)

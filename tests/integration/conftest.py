@@ -68,7 +68,15 @@ def small_config(tmp_path_factory: pytest.TempPathFactory, good_images: Path, te
         "input": {"height": 56, "width": 84},
         "teacher": {"name": TEACHER, "weights": str(teacher_weights)},
         "local": {"blocks": [0, 1, 2, 3], "prototypes": 0, "depth": 2},
-        "semantic": {"blocks": [3], "grid": 2, "depth": 1, "width": 48, "heads": 3, "side": 42},
+        "semantic": {
+            "blocks": [3],
+            "grid": 2,
+            "depth": 1,
+            "width": 48,
+            "heads": 3,
+            "side": 42,
+            "alignment": 0.5,
+        },
         "training": {"steps": 12, "batch": 4, "warmup": 2, "device": "cpu"},
         "calibration": {"false_reject_rate": 0.1},
     }
