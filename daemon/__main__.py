@@ -58,6 +58,7 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     from dualkd.daemon.monitoring.metrics import PrometheusMetrics
     from dualkd.daemon.notify import SystemdNotifier
     from dualkd.daemon.parts import Parts
+    from dualkd.daemon.preview import ZmqPreview
     from dualkd.daemon.publisher import ZmqPublisher
     from dualkd.daemon.service import ENDS_WITH, ExitStatus, Service, status_of
 
@@ -80,6 +81,7 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     parts = Parts(
         frames=frames,
         publisher=ZmqPublisher(config.publisher, security),
+        preview=ZmqPreview(config.preview, security, config.line),
         control=ControlServer(config.control, security, frames.trigger),
         archive=Archive(config.archive, config.line),
         metrics=PrometheusMetrics(config.metrics, config.line),

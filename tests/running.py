@@ -47,6 +47,7 @@ class DaemonProcess:
         """`changes` are top-level keys; `publisher` and `recipe` are merged. Sockets are ipc ones in `folder`."""
         self.results = f"ipc://{folder}/results"
         self.scores = f"ipc://{folder}/scores"
+        self.preview = f"ipc://{folder}/preview"
         self.control = f"ipc://{folder}/control"
         publisher = {"results": self.results, "scores": self.scores, "wait_for_subscribers": 1}
         publisher.update(changes.pop("publisher", {}))
@@ -56,6 +57,7 @@ class DaemonProcess:
             "engine": {"threads": 1},
             "cameras": cameras,
             "publisher": publisher,
+            "preview": {"endpoint": self.preview, **changes.pop("preview", {})},
             "control": {"endpoint": self.control},
             "metrics": {"address": None},
             **changes,

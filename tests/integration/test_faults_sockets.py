@@ -14,8 +14,7 @@ from typing import Any
 import fakes
 import pytest
 import zmq
-from dualkd.daemon.client import Controller
-from dualkd.daemon.connection import KeyDeniedError
+from dualkd.daemon.client import Controller, KeyDeniedError
 from dualkd.daemon.control_messages import (
     MAX_REQUEST_BYTES,
     Pause,
@@ -294,10 +293,11 @@ def test_a_second_daemon_cannot_take_a_path(taken: str, folder: Path, bundle: Pa
         second = DaemonProcess(tmp_path, bundle, [{"name": "cam", "source": server.url}])
         addresses: dict[str, Any] = {
             "publisher": {key: f"ipc://{tmp_path}/{key}" for key in ("results", "scores")},
+            "preview": {"endpoint": f"ipc://{tmp_path}/preview"},
             "control": {"endpoint": f"ipc://{tmp_path}/control"},
         }
-        if taken == "control":
-            addresses["control"]["endpoint"] = daemon.control
+        if taken in ("preview", "control"):
+            addresses[taken]["endpoint"] = getattr(daemon, taken)
         else:
             addresses["publisher"][taken] = getattr(daemon, taken)
         second.configure(**addresses)
