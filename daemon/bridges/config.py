@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
+from dualkd.daemon.config import ClientKeysConfig
 from dualkd.daemon.endpoints import check_endpoint
 from dualkd.daemon.messages import TopicName
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.05, le=86_400)]
-
-
-class KeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The bridge's own key and the daemon's public one, for a daemon that has keys."""
-
-    own: Text  # NAME.key_secret
-    server: Text  # NAME.key
 
 
 class BridgeCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,7 +43,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     results: Text = "tcp://127.0.0.1:5571"
     control: Text | None = "tcp://127.0.0.1:5573"  # None: nothing can be asked of the daemon
-    keys: KeysConfig | None = None
+    keys: ClientKeysConfig | None = None
     line: TopicName
     cameras: list[BridgeCamera]  # the order counts: Modbus numbers them
     recipes: list[TopicName] = []  # those that may be chosen; the order counts: Modbus numbers them
