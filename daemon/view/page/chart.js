@@ -3,8 +3,11 @@
 export const KEPT_POINTS = 1500;
 const STEP_PX = 3;
 
-/** Draw `points` ([number, utc_ms, score, threshold, verdict, doubtful], newest last) as large as the canvas is shown. */
-export function drawChart(canvas, points, proposed) {
+/**
+ * Draw `points` ([number, utc_ms, score, threshold, verdict, doubtful], newest last) as large as the canvas is shown,
+ * with the warn threshold and a threshold that is being chosen, where there are such.
+ */
+export function drawChart(canvas, points, warn, proposed) {
   const { clientWidth: width, clientHeight: height } = canvas;
   if (!width || !height) return;
   const ratio = window.devicePixelRatio || 1;
@@ -24,17 +27,25 @@ export function drawChart(canvas, points, proposed) {
     context.fillText(mark.toFixed(1), 6, y(mark) + 4);
     context.fillRect(28, Math.round(y(mark)), width - 36, 0.25);
   }
-  const threshold = (value, dash) => {
-    context.strokeStyle = colour("--accent");
-    context.setLineDash(dash);
+  const across = (value, name) => {
+    context.strokeStyle = colour(name);
+    context.setLineDash([6, 4]);
     context.beginPath();
     context.moveTo(28, y(value));
     context.lineTo(width - 8, y(value));
     context.stroke();
     context.setLineDash([]);
   };
-  if (shown.length) threshold(shown.at(-1)[3], []);
-  if (proposed !== null) threshold(proposed, [6, 4]);
+  if (warn !== null) across(warn, "--invalid");
+  if (proposed !== null) across(proposed, "--accent");
+  context.strokeStyle = colour("--accent");
+  context.beginPath();
+  shown.forEach(([, , , threshold], index) => {
+    if (index === 0) context.moveTo(28, y(threshold));
+    context.lineTo(x(index), y(threshold));
+  });
+  context.lineTo(width - 8, y(shown.at(-1)?.[3] ?? 0));
+  if (shown.length) context.stroke();
   context.strokeStyle = colour("--muted");
   context.beginPath();
   let pen = false;

@@ -66,8 +66,13 @@ export class Tile {
     if (this.picture) drawPicture(this.find(".picture"), this.picture, opacity);
   }
 
+  /** By itself there is room for everything. */
+  showAlone(alone) {
+    if (alone) this.find(".more").open = true;
+  }
+
   draw() {
-    drawChart(this.find(".chart"), this.points, this.proposed);
+    drawChart(this.find(".chart"), this.points, this.camera?.recipe?.warn ?? null, this.proposed);
   }
 
   showVerdict() {

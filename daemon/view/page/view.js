@@ -61,7 +61,9 @@ function choose(name) {
 
 function arrange() {
   for (const [name, tile] of tiles) tile.element.hidden = alone !== "" && alone !== name;
-  live.classList.toggle("alone", alone !== "" || tiles.size === 1);
+  const single = alone !== "" || tiles.size === 1;
+  live.classList.toggle("alone", single);
+  for (const tile of tiles.values()) tile.showAlone(single && !tile.element.hidden);
 }
 
 function showState(kind, text) {
