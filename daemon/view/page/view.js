@@ -11,6 +11,7 @@ const warnings = document.getElementById("warnings");
 const opacity = document.getElementById("opacity");
 const tiles = new Map();
 let alone = ""; // the camera that is shown by itself
+let arranged = 0; // so many tiles are
 let mayControl = false;
 
 const connection = new Connection({
@@ -26,7 +27,10 @@ const connection = new Connection({
     showState(line.fault ? "gone" : line.state, line.fault || line.state);
     showWarnings(line);
     for (const [name, camera] of Object.entries(line.cameras)) tileOf(name).update(camera, line, mayControl);
-    offerCameras([...tiles.keys()]);
+    if (tiles.size !== arranged) {
+      arrange();
+      offerCameras([...tiles.keys()]);
+    }
   },
   picture(buffer) {
     const length = new DataView(buffer).getUint32(0, true);
@@ -47,7 +51,6 @@ function tileOf(name) {
     tiles.set(name, tile);
     live.append(tile.element);
     tile.drawPicture(Number(opacity.value) / 100);
-    arrange();
   }
   return tiles.get(name);
 }
@@ -60,6 +63,7 @@ function choose(name) {
 }
 
 function arrange() {
+  arranged = tiles.size;
   for (const [name, tile] of tiles) tile.element.hidden = alone !== "" && alone !== name;
   const single = alone !== "" || tiles.size === 1;
   live.classList.toggle("alone", single);
