@@ -22,6 +22,8 @@ UPDATE_EVERY_S = 0.1
 SAY_SOMETHING_S = 1.0  # a page that hears nothing for longer takes the view for gone
 TAKE_IN_S = 60.0  # a browser that takes longer is gone
 
+_GONE = (ConnectionError, asyncio.TimeoutError)  # what a browser that goes looks like
+
 MakeUpdate = Callable[[Mapping[str, int]], Update]
 
 
@@ -53,7 +55,10 @@ class Browser:
         finally:
             for task in talking:
                 task.cancel()
-            await asyncio.gather(*talking, return_exceptions=True)
+            ends = await asyncio.gather(*talking, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception) and not isinstance(end, _GONE):
+                raise end
 
     async def _listen(self) -> None:
         async for message in self._socket:

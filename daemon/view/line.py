@@ -83,8 +83,9 @@ class LineModel:
         if isinstance(received, Preview):
             self._previews_taken += 1
             result = received.header.result
-            if len(self._previews) < 2 * MAX_CAMERAS:
-                self._previews[result.camera, result.verdict == "FAIL"] = (self._previews_taken, received)
+            key = (result.camera, result.verdict == "FAIL")
+            if key in self._previews or len(self._previews) < 2 * MAX_CAMERAS:
+                self._previews[key] = (self._previews_taken, received)
         elif isinstance(received, Status):
             self._status = received.header
             for name in received.header.cameras:
