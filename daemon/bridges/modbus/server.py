@@ -45,13 +45,14 @@ class ModbusServer:
         self._decoder = DecodePDU(True)
         self._asked_s: dict[asyncio.StreamWriter, float] = {}  # when each last asked something
         self._logged_s = -LOG_EVERY_S
+        self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
         """Begin to listen. Raises BridgeError."""
         host, port = self._config.host_and_port
         try:
-            self._server = await asyncio.start_server(self._serve, host, port)
+            self._server = await asyncio.start_server(self._begin, host, port)
         except OSError as error:
             raise BridgeError(f"modbus.address: {self._config.address}: {_advice(error)}") from error
         logger.info("modbus: listening on %s", self._config.address)
@@ -63,12 +64,18 @@ class ModbusServer:
         self._server.close()
         for writer in list(self._asked_s):
             writer.transport.abort()
+        await asyncio.gather(*self._serving)
         await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self._admit(writer):
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._admit(writer):
+            task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+        else:
             writer.transport.abort()
-            return
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while await self._answer_one(reader, writer):
                 self._asked_s[writer] = time.monotonic()
