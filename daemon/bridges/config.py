@@ -35,9 +35,11 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     job_timeout_s: Seconds = 10.0  # a job without a verdict for so long is INVALID
 
     def __post_init__(self) -> None:
-        check_endpoint("modbus.address", f"tcp://{self.address}")
-        if self.address.endswith(":*"):
-            raise ValueError(f"modbus.address: got {self.address!r}: a PLC needs a port that stays the same")
+        host, _, port = self.address.rpartition(":")
+        if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(
+                f"modbus.address: got {self.address!r}: expected ADDRESS:PORT, such as 127.0.0.1:1502"
+            )
         for text in self.allow:
             try:
                 ipaddress.ip_network(text)
