@@ -1,11 +1,20 @@
-"""A PLC, for tests: reads and writes a Modbus bridge with pymodbus's client, by the names of the map."""
+"""A PLC, for tests: reads and writes a Modbus bridge with pymodbus's client, by the names of the map.
+
+And the line that it belongs to: a daemon that waits for nobody, with a bridge beside it.
+"""
 
 from __future__ import annotations
 
+import shutil
 import struct
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
+import fakes
+from bridging import BridgeProcess
 from dualkd.daemon.bridges.modbus.map import (
     AccountRegisters,
     CameraBits,
@@ -13,14 +22,41 @@ from dualkd.daemon.bridges.modbus.map import (
     LineRegisters,
     OrderRegisters,
     ResultRegisters,
+    Verdict,
 )
 from dualkd.daemon.bridges.modbus.registers import BITS, BLOCK, places
 from pymodbus.client import ModbusTcpClient
-from running import wait_until
+from running import DaemonProcess, wait_until
+from stream_server import StreamServer
 
 CAMERA = (ResultRegisters, AccountRegisters, OrderRegisters)
 LINE = (LineRegisters,)
 FORMATS = {"u16": ">H", "u32": ">I", "f32": ">f"}
+
+
+def live(server: StreamServer, **changes: Any) -> list[dict[str, Any]]:
+    return [{"name": "cam", "source": server.url, **changes}]
+
+
+def daemon_of(folder: Path, bundle: Path, cameras: list[dict[str, Any]], **changes: Any) -> DaemonProcess:
+    """A daemon that waits for nobody, on a line where bridges come and go."""
+    return DaemonProcess(folder, bundle, cameras, publisher={"wait_for_subscribers": 0}, **changes)
+
+
+def modbus(folder: Path, daemon: DaemonProcess, port: int, **changes: Any) -> BridgeProcess:
+    settings = {"address": f"127.0.0.1:{port}", **changes.pop("modbus", {})}
+    return BridgeProcess("modbus", folder, daemon, modbus=settings, **changes)
+
+
+def has_verdict(plc: Plc) -> Callable[[], bool]:
+    return lambda: plc.camera()["verdict"] in (Verdict.PASS, Verdict.FAIL)
+
+
+def show(folder: Path, image: fakes.Image, name: str) -> None:
+    """Put a picture into a followed folder, whole from its first moment."""
+    made = folder.parent / name
+    cv2.imwrite(str(made), image)
+    shutil.move(made, folder / name)
 
 
 class Plc:

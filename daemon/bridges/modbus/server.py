@@ -20,7 +20,17 @@ from typing import Any, cast
 
 from dualkd.daemon.bridges.config import ModbusConfig
 from dualkd.daemon.bridges.feed import BridgeError
-from dualkd.daemon.bridges.modbus.store import WRITE_COIL, WRITE_COILS, WRITE_REGISTER, WRITE_REGISTERS, Store
+from dualkd.daemon.bridges.modbus.store import (
+    READ_COILS,
+    READ_DISCRETE_INPUTS,
+    READ_HOLDING_REGISTERS,
+    READ_INPUT_REGISTERS,
+    WRITE_COIL,
+    WRITE_COILS,
+    WRITE_REGISTER,
+    WRITE_REGISTERS,
+    Store,
+)
 from pymodbus.constants import ExcCodes
 from pymodbus.pdu import DecodePDU, ExceptionResponse, ModbusPDU
 
@@ -31,7 +41,13 @@ CONNECTIONS = 32
 LOG_EVERY_S = 10.0
 _HEADER = struct.Struct(">HHHB")  # transaction, protocol 0, bytes that follow, unit
 _MAX_BODY_BYTES = 253
-_FUNCTIONS = frozenset((1, 2, 3, 4, WRITE_COIL, WRITE_REGISTER, WRITE_COILS, WRITE_REGISTERS))
+_READ_MAX = {
+    READ_COILS: 2000,
+    READ_DISCRETE_INPUTS: 2000,
+    READ_HOLDING_REGISTERS: 125,
+    READ_INPUT_REGISTERS: 125,
+}
+_FUNCTIONS = frozenset((*_READ_MAX, WRITE_COIL, WRITE_REGISTER, WRITE_COILS, WRITE_REGISTERS))
 _COIL_VALUES = (b"\x00\x00", b"\xff\x00")
 
 
@@ -147,7 +163,10 @@ class _Data:
     async def async_getValues(  # noqa: N802 (pymodbus calls it so)
         self, _unit: int, function: int, address: int, count: int = 1
     ) -> list[int] | list[bool] | ExcCodes:
-        reading = {WRITE_COIL: 1, WRITE_REGISTER: 3}  # a single write reads back
+        reading = {
+            WRITE_COIL: READ_COILS,
+            WRITE_REGISTER: READ_HOLDING_REGISTERS,
+        }  # a single write reads back
         return self._store.read(reading.get(function, function), address, count)
 
     async def async_setValues(  # noqa: N802
@@ -157,15 +176,14 @@ class _Data:
 
 
 def _well_formed(request: bytes) -> bool:
-    """Whether a request is as long as it says, and a coil is written on or off and nothing else."""
-    function = request[0]
-    if function not in (WRITE_COILS, WRITE_REGISTERS):
-        return len(request) == 5 and (function != WRITE_COIL or request[3:] in _COIL_VALUES)
-    if len(request) < 7:
+    """Whether a request is as long as it says, asks for no more than it may, and a coil is written on or off."""
+    function, value, number = request[0], request[3:5], int.from_bytes(request[3:5], "big")
+    if function in (WRITE_COILS, WRITE_REGISTERS):
+        size = 2 * number if function == WRITE_REGISTERS else -(-number // 8)
+        return number > 0 and request[5:6] == bytes([size & 0xFF]) and len(request) == 6 + size
+    if function in _READ_MAX and not 1 <= number <= _READ_MAX[function]:
         return False
-    count = int.from_bytes(request[3:5], "big")
-    expected = 2 * count if function == WRITE_REGISTERS else -(-count // 8)
-    return request[5] == expected and len(request) == 6 + expected
+    return len(request) == 5 and (function != WRITE_COIL or value in _COIL_VALUES)
 
 
 def _encode(pdu: ModbusPDU) -> bytes:
