@@ -214,6 +214,20 @@ def test_a_fault_takes_the_place_of_a_result_that_was_not_read() -> None:
     assert desk.shown == (Verdict.INVALID, Fault.DAEMON_ENDED, 2)
 
 
+def test_a_daemon_that_was_started_again_unnoticed_leaves_no_old_pass() -> None:
+    """Its first status says that there is no verdict yet; an unread result, or an error, does not keep one alive."""
+    afresh = CameraNow("no verdict yet", camera_status())
+    read, unread, refused = Desk(), Desk(), Desk()
+    read.tell()
+    unread.tell(job_id=unread.trigger(1).id)
+    refused.camera.refuse(refused.trigger(1), Fault.JOB_REFUSED, "no")
+    refused.tell()
+    for desk in (read, unread, refused):
+        assert desk.shown[0] == Verdict.PASS
+        desk.camera.condition(Fault.NONE, afresh)
+        assert desk.shown[0] == Verdict.INVALID
+
+
 def test_a_refused_job_is_invalid_and_lets_other_verdicts_in() -> None:
     """The error stays until it is acknowledged."""
     desk = Desk()

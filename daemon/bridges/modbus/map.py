@@ -188,7 +188,9 @@ class LineBits:
 class CameraBits:
     """Discrete inputs of a camera."""
 
-    camera_ok: bool = bit(0, "verdicts come, and the newest holds")
+    camera_ok: bool = bit(
+        0, "daemon and camera are as they should be, though the first verdict may be to come"
+    )
     passed: bool = bit(1, "the verdict is PASS")
     failed: bool = bit(2, "the verdict is FAIL")
     invalid: bool = bit(3, "the verdict is INVALID")

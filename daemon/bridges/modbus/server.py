@@ -48,6 +48,10 @@ _READ_MAX = {
     READ_INPUT_REGISTERS: 125,
 }
 _FUNCTIONS = frozenset((*_READ_MAX, WRITE_COIL, WRITE_REGISTER, WRITE_COILS, WRITE_REGISTERS))
+_READS_BACK = {
+    WRITE_COIL: READ_COILS,
+    WRITE_REGISTER: READ_HOLDING_REGISTERS,
+}  # as pymodbus does after a write
 _COIL_VALUES = (b"\x00\x00", b"\xff\x00")
 
 
@@ -163,11 +167,7 @@ class _Data:
     async def async_getValues(  # noqa: N802 (pymodbus calls it so)
         self, _unit: int, function: int, address: int, count: int = 1
     ) -> list[int] | list[bool] | ExcCodes:
-        reading = {
-            WRITE_COIL: READ_COILS,
-            WRITE_REGISTER: READ_HOLDING_REGISTERS,
-        }  # a single write reads back
-        return self._store.read(reading.get(function, function), address, count)
+        return self._store.read(_READS_BACK.get(function, function), address, count)
 
     async def async_setValues(  # noqa: N802
         self, _unit: int, function: int, address: int, values: list[int] | list[bool]
