@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dualkd.daemon.config import DaemonConfig, EngineConfig
     from dualkd.daemon.engine import Engine
 
+PROGRAM = "dualkd-daemon"
+
 EXIT_STATUSES = """\
 exit status: 0 done (the sources ended, or SIGTERM and drained); 1 unexpected error; 2 configuration, keys, or
 what is remembered; 3 bundle or recipe; 4 engine; 5 source (a file could not be opened or ended too early, its
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dualkd.configs.loader import ConfigError, dump, load
     from dualkd.daemon.config import DaemonConfig
     from dualkd.daemon.service import ExitStatus
-    from dualkd.daemon.terminal import log_to_stderr
+    from dualkd.daemon.terminal import fail, log_to_stderr
 
     read_config = functools.partial(load, arguments.config, DaemonConfig, arguments.overrides)
     try:
@@ -44,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         faulthandler.enable()  # a hung loop that the watchdog aborts tells where it hung
         return _run(config, read_config)
     except ConfigError as error:
-        _say(error)
-        return ExitStatus.CONFIG
+        return fail(PROGRAM, error, ExitStatus.CONFIG)
 
 
 def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
@@ -61,6 +62,7 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     from dualkd.daemon.preview import ZmqPreview
     from dualkd.daemon.publisher import ZmqPublisher
     from dualkd.daemon.service import ENDS_WITH, ExitStatus, Service, status_of
+    from dualkd.daemon.terminal import fail
 
     try:
         security = load_security(config.curve)
@@ -94,8 +96,7 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     try:
         return service.run()
     except ENDS_WITH as error:
-        _say(error)
-        return status_of(error)
+        return fail(PROGRAM, error, status_of(error))
     except Exception:
         logging.getLogger(__name__).exception("unexpected error")
         return ExitStatus.UNEXPECTED
@@ -122,18 +123,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     from dualkd.daemon.terminal import add_config_options
 
     parser = argparse.ArgumentParser(
-        prog="dualkd-daemon",
+        prog=PROGRAM,
         description="Judge the frames of cameras, films or folders and publish the verdicts over ZeroMQ.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_options(parser, "configs/daemon.yaml")
     return parser.parse_args(argv)
-
-
-def _say(error: Exception) -> None:
-    for line in str(error).splitlines():
-        print(f"dualkd-daemon: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

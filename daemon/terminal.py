@@ -48,6 +48,13 @@ def add_config_options(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def fail(program: str, error: object, status: int) -> int:
+    """Say on stderr what went wrong, line by line; return `status`."""
+    for line in str(error).splitlines():
+        print(f"{program}: {line}", file=sys.stderr)
+    return status
+
+
 def log_to_stderr() -> None:
     """Let what happens be seen, with the time where nobody else stamps it."""
     journal = "JOURNAL_STREAM" in os.environ

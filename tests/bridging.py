@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
-from running import PATIENCE_S, DaemonProcess
+from running import DaemonProcess, Program
 
 
-def free_port() -> int:
-    """A TCP port of this host that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class BridgeProcess:
-    """`dualkd-bridge KIND` beside a daemon; a context manager that kills what is left."""
+class BridgeProcess(Program):
+    """`dualkd-bridge KIND` beside a daemon."""
 
     def __init__(self, kind: str, folder: Path, daemon: DaemonProcess, **changes: Any) -> None:
         """`changes` are top-level keys of its configuration; the daemon's cameras and recipes are all in it."""
-        self._kind = kind
-        self._log = folder / f"{kind}.log"
-        self._config_path = folder / f"{kind}.yaml"
+        path = folder / f"{kind}.yaml"
+        super().__init__(folder / f"{kind}.log", "dualkd.daemon.bridges.command", kind, str(path))
         config = {
             "results": daemon.results,
             "control": daemon.control,
@@ -37,37 +24,9 @@ class BridgeProcess:
             "recipes": list(daemon.config["recipes"]),
             **changes,
         }
-        self._config_path.write_text(yaml.safe_dump(config))
-
-    def __enter__(self) -> BridgeProcess:
-        command = [
-            sys.executable,
-            "-m",
-            "dualkd.daemon.bridges.command",
-            self._kind,
-            str(self._config_path),
-        ]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, stderr=log)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.process.kill()
-        self.process.wait()
-        if error is not None:
-            print(self.log, file=sys.stderr)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def wait(self) -> int:
-        """The exit status, once it has ended."""
-        return self.process.wait(PATIENCE_S)
+        path.write_text(yaml.safe_dump(config))
 
     def stop(self) -> int:
         """What `systemctl stop` does; the exit status."""
-        self.process.send_signal(signal.SIGTERM)
+        self.terminate()
         return self.wait()

@@ -20,8 +20,9 @@ from dualkd.daemon.bridges.feed import Bridge, BridgeError, Orders, follow
 from dualkd.daemon.client import AsyncController, AsyncSubscriber, KeyDeniedError
 from dualkd.daemon.curve import CurveError, load_client_keys
 from dualkd.daemon.notify import SystemdNotifier
-from dualkd.daemon.terminal import add_config_options, log_to_stderr
+from dualkd.daemon.terminal import add_config_options, fail, log_to_stderr
 
+PROGRAM = "dualkd-bridge"
 DONE, USAGE, DENIED, ADDRESS = 0, 2, 5, 6
 
 EXIT_STATUSES = """\
@@ -40,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         log_to_stderr()
         asyncio.run(_run(arguments.kind, config))
     except (ConfigError, CurveError) as error:
-        return _fail(error, USAGE)
+        return fail(PROGRAM, error, USAGE)
     except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed: pip install 'dualkd[bridge]'", USAGE)
+        return fail(PROGRAM, f"{error.name} is not installed: pip install 'dualkd[bridge]'", USAGE)
     except KeyDeniedError as error:
-        return _fail(error, DENIED)
+        return fail(PROGRAM, error, DENIED)
     except BridgeError as error:
-        return _fail(error, ADDRESS)
+        return fail(PROGRAM, error, ADDRESS)
     return DONE
 
 
@@ -94,7 +95,7 @@ def _bridge(kind: str, config: BridgeConfig, orders: Orders) -> AbstractAsyncCon
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="dualkd-bridge",
+        prog=PROGRAM,
         description="Tell the verdicts of a running dualkd-daemon on over another protocol.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -102,12 +103,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("kind", choices=("modbus", "opcua", "mqtt"))
     add_config_options(parser, "configs/bridge.yaml")
     return parser.parse_args(argv)
-
-
-def _fail(error: object, status: int) -> int:
-    for line in str(error).splitlines():
-        print(f"dualkd-bridge: {line}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from dualkd.daemon.curve import ClientKeys, CurveError, load_client_keys
 from dualkd.daemon.endpoints import host_and_port, is_loopback
 from dualkd.daemon.messages import MessageError
 from dualkd.daemon.notify import SystemdNotifier
-from dualkd.daemon.terminal import add_config_options, log_to_stderr
+from dualkd.daemon.terminal import add_config_options, fail, log_to_stderr
 from dualkd.daemon.view.access import Access, TokenError
 from dualkd.daemon.view.config import ViewConfig
 from dualkd.daemon.view.line import LineModel, Update
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROGRAM = "dualkd-view"
 DONE, USAGE, DENIED, ADDRESS = 0, 2, 5, 6
 TICK_S = 0.25
 
@@ -60,13 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         log_to_stderr()
         asyncio.run(_run(config))
     except (ConfigError, CurveError, TokenError) as error:
-        return _fail(error, USAGE)
+        return fail(PROGRAM, error, USAGE)
     except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed: pip install 'dualkd[view]'", USAGE)
+        return fail(PROGRAM, f"{error.name} is not installed: pip install 'dualkd[view]'", USAGE)
     except KeyDeniedError as error:
-        return _fail(error, DENIED)
+        return fail(PROGRAM, error, DENIED)
     except AddressError as error:
-        return _fail(error, ADDRESS)
+        return fail(PROGRAM, error, ADDRESS)
     return DONE
 
 
@@ -175,19 +176,13 @@ def _say_where(config: ViewConfig, host: str) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="dualkd-view",
+        prog=PROGRAM,
         description="Serve a page that shows a running dualkd-daemon's line in the browser.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_options(parser, "configs/view.yaml")
     return parser.parse_args(argv)
-
-
-def _fail(error: object, status: int) -> int:
-    for line in str(error).splitlines():
-        print(f"dualkd-view: {line}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fakes
-from bridging import BridgeProcess, free_port
+from bridging import BridgeProcess
 from dualkd.daemon.client import Subscriber
 from dualkd.daemon.messages import ResultHeader
 from plc import Plc
 from pymodbus.client import ModbusTcpClient
-from running import DaemonProcess, short_folder, wait_until
+from running import DaemonProcess, free_port, short_folder, wait_until
 from stream_server import StreamServer
 
 LATER_MS = 10.0

@@ -32,7 +32,7 @@ import zmq
 from dualkd.daemon import control_messages as requests
 from dualkd.daemon.client import Result, Subscriber, SubscriberTimeoutError
 from dualkd.daemon.control_messages import encode_request
-from running import DaemonProcess, short_folder, wait_until
+from running import DaemonProcess, Program, short_folder, wait_until
 
 RATE, FRAMES = 15.0, 60
 URL = "http://127.0.0.1:8579"
@@ -133,18 +133,11 @@ def view(daemon: DaemonProcess, folder: Path) -> Iterator[subprocess.Popen[bytes
         "control": daemon.control,
         "address": URL.removeprefix("http://"),
     }
-    (folder / "view.yaml").write_text(yaml.safe_dump(config))
-    log = folder / "view.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dualkd.daemon.view.command", str(folder / "view.yaml")], stderr=out
-        )
-    try:
-        wait_until(lambda: "the view of line" in log.read_text(), "the view")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    path = folder / "view.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with Program(folder / "view.log", "dualkd.daemon.view.command", str(path)) as program:
+        wait_until(lambda: "the view of line" in program.log, "the view")
+        yield program.process
 
 
 @contextmanager

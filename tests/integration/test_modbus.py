@@ -6,12 +6,11 @@ from pathlib import Path
 
 import fakes
 import pytest
-from bridging import free_port
 from dualkd.daemon.bridges.modbus.map import Answer, CameraState, Fault, JobState, Verdict
 from hearing import Ear
 from plc import Plc, daemon_of, has_verdict, live, modbus, show
 from pymodbus.constants import ExcCodes
-from running import wait_until
+from running import free_port, wait_until
 from stream_server import StreamServer
 
 SOFTWARE = {"mode": "software", "timeout_s": 1.0}

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 
 import fakes
-from bridging import free_port
 from dualkd.daemon.bridges.modbus.map import CameraState, DaemonState, Fault, JobState, Verdict
 from dualkd.daemon.control_messages import Pause, Resume
 from hearing import Ear
 from plc import Plc, daemon_of, has_verdict, live, modbus, show
-from running import wait_until
+from running import free_port, wait_until
 from stream_server import StreamServer
 
 TOLD_WITHIN_S = 2.0

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bridging import free_port
 from dualkd.daemon.bridges.modbus.map import Fault
 from dualkd.daemon.bridges.modbus.registers import BITS, BLOCK
 from plc import Plc, daemon_of, exception_code, has_verdict, live, modbus
 from pymodbus.constants import ExcCodes
-from running import short_folder, wait_until
+from running import free_port, short_folder, wait_until
 from stream_server import StreamServer
 
 

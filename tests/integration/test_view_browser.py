@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import cv2
 import fakes
 import pytest
 import yaml
-from running import PATIENCE_S, DaemonProcess, short_folder, wait_until
+from running import PATIENCE_S, DaemonProcess, Program, free_port, short_folder, wait_until
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -72,8 +69,9 @@ class Line:
             "tokens": {"control": str(folder / "control.token")},
         }
         self.url = f"http://{config['address']}/"
-        self.config = folder / "view.yaml"
-        self.config.write_text(yaml.safe_dump(config))
+        path = folder / "view.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self.view = Program(folder / "view.log", "dualkd.daemon.view.command", str(path))
 
     def start_daemon(self) -> None:
         """Start it, or start it again; pictures count from now on."""
@@ -86,11 +84,8 @@ class Line:
 
     def __enter__(self) -> Line:
         self.start_daemon()
-        with (self._folder / "view.log").open("wb") as log:
-            self.view = subprocess.Popen(
-                [sys.executable, "-m", "dualkd.daemon.view.command", str(self.config)], stderr=log
-            )
-        wait_until(lambda: "the view of line" in (self._folder / "view.log").read_text(), "the view")
+        self.view.__enter__()
+        wait_until(lambda: "the view of line" in self.view.log, "the view")
         self.context = self._browser.new_context(viewport={"width": 1280, "height": 800})
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
@@ -100,11 +95,8 @@ class Line:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.context.close()
-        self.view.kill()
-        self.view.wait()
+        self.view.__exit__(kind, error, trace)
         self.daemon.__exit__(kind, error, trace)
-        if error is not None:
-            print((self._folder / "view.log").read_text(), file=sys.stderr)
 
     @property
     def token(self) -> str:
@@ -122,11 +114,6 @@ class Line:
 
     def wait_for_verdict(self, camera: str, verdict: str) -> None:
         sync_api.expect(self.tile(camera)).to_have_attribute("data-verdict", verdict, timeout=PATIENCE_MS)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture
@@ -239,7 +226,7 @@ def test_a_page_says_that_the_daemon_is_gone_and_then_that_the_view_is(line: Lin
     sync_api.expect(line.page.locator("#state")).to_have_text("running", timeout=PATIENCE_MS)
     line.show("left", fakes.BRIGHT)
     line.wait_for_verdict("left", "FAIL")
-    line.view.kill()
+    line.view.process.kill()
     sync_api.expect(line.tile("left").locator(".why")).to_have_text(
         "this page has no connection to dualkd-view", timeout=PATIENCE_MS
     )
