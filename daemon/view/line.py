@@ -20,6 +20,7 @@ KEPT_POINTS = 1500  # of a camera's score, for the chart
 MAX_CAMERAS = 256
 TIMED_FRAMES = 100  # whose medians are shown
 RATED_S = 10.0  # frames a second, over so long
+RATED_FRAMES = 5000  # of these at most
 RECENT_FRAMES = 200  # of which the reject rate is told
 
 Fault = Callable[[str], str]
@@ -102,7 +103,7 @@ class LineModel:
             state="unknown" if status is None else status.state,
             reason="" if status is None else status.reason,
             uptime_s=0.0 if status is None else status.uptime_s,
-            warnings=[] if status is None else status.warnings,
+            warnings=[] if status is None or daemon_fault else status.warnings,
             recipes=[] if status is None else status.recipes,
             lost=lost,
             cameras={
@@ -163,7 +164,8 @@ class _Camera:
         self._taken = 0
         self._points: deque[Point] = deque(maxlen=KEPT_POINTS)
         self._stages: deque[StageTimes] = deque(maxlen=TIMED_FRAMES)
-        self._came_s: deque[float] = deque(maxlen=1000)
+        self._began_s = time.monotonic()
+        self._came_s: deque[float] = deque(maxlen=RATED_FRAMES)
 
     def take(self, header: ResultHeader) -> None:
         self._taken += 1
@@ -188,10 +190,8 @@ class _Camera:
 
     def frames_per_s(self) -> float:
         now_s = time.monotonic()
-        recent = [came_s for came_s in self._came_s if now_s - came_s <= RATED_S]
-        if len(recent) < 2:
-            return 0.0
-        return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-3)
+        recent = sum(now_s - came_s <= RATED_S for came_s in self._came_s)
+        return recent / min(max(now_s - self._began_s, 1.0), RATED_S)
 
     def reject_share(self) -> float | None:
         recent = list(self._points)[-RECENT_FRAMES:]

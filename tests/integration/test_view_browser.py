@@ -233,6 +233,20 @@ def test_a_page_says_that_the_daemon_is_gone_and_then_that_the_view_is(line: Lin
     line.wait_for_verdict("left", "NONE")
 
 
+def test_a_wall_shows_all_cameras_at_once_and_as_large_as_they_fit(line: Line) -> None:
+    """Beside each other or below, with the words beside the pictures or below, whatever the screen is like."""
+    line.page.goto(line.url)
+    sync_api.expect(line.page.locator(".tile")).to_have_count(2, timeout=PATIENCE_MS)
+    places: dict[str, list[dict[str, float]]] = {}
+    for screen, size in {"wall": (1920, 1080), "upright": (1080, 1920)}.items():
+        line.page.set_viewport_size({"width": size[0], "height": size[1]})
+        places[screen] = [line.tile(camera).bounding_box() for camera in ("left", "right")]
+        assert line.page.evaluate("() => document.documentElement.scrollHeight <= window.innerHeight")
+    assert places["wall"][0]["y"] == places["wall"][1]["y"]
+    assert places["upright"][0]["x"] == places["upright"][1]["x"]
+    assert min(place["width"] for place in places["wall"] + places["upright"]) > 0.45 * 1920
+
+
 def test_a_phone_shows_everything_without_scrolling_sideways(line: Line) -> None:
     """One column; and one camera alone when its name is touched."""
     line.page.set_viewport_size({"width": 360, "height": 740})

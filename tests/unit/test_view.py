@@ -367,6 +367,23 @@ def test_the_reject_rate_leaves_out_what_could_not_be_judged() -> None:
     assert LineModel("line").update("", lambda _: "", 0, {}).cameras == {}
 
 
+def test_verdicts_that_come_in_batches_are_rated_by_the_time_that_has_passed() -> None:
+    """Eight at once are not thousands a second."""
+    line = LineModel("line")
+    line.take(status("cam"))
+    for number in range(8):
+        line.take(result(number))
+    assert 1.0 < line.update("", lambda _: "", 0, {}).cameras["cam"].frames_per_s <= 8.0
+
+
+def test_warnings_of_a_daemon_that_is_gone_are_not_shown() -> None:
+    """They say nothing of now."""
+    line = LineModel("line")
+    line.take(status("cam", warnings=["the archive is full"]))
+    assert line.update("", lambda _: "", 0, {}).warnings == ["the archive is full"]
+    assert line.update("the daemon is silent", lambda _: "", 0, {}).warnings == []
+
+
 async def take(socket: ClientWebSocketResponse, answer: bool = True) -> tuple[str, Any]:
     """The next message, as ("u", update) or ("p", head of the picture); answered as a page does."""
     message = await socket.receive(PATIENCE_S)

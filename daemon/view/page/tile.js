@@ -9,6 +9,7 @@ const HOLD_MS = 1500; // a FAIL stays on the wall for so long, however quickly p
 export class Tile {
   constructor(name, onChosen) {
     this.name = name;
+    this.alone = false; // on the wall
     this.points = [];
     this.failedAt = -Infinity;
     this.pictureHeldUntil = -Infinity;
@@ -68,7 +69,8 @@ export class Tile {
 
   /** By itself there is room for everything. */
   showAlone(alone) {
-    if (alone) this.find(".more").open = true;
+    if (alone !== this.alone) this.find(".more").open = alone;
+    this.alone = alone;
   }
 
   draw() {
@@ -95,7 +97,7 @@ export class Tile {
     const dropped = Object.values(camera.dropped).reduce((sum, count) => sum + count, 0);
     const { passed = 0, failed = 0, invalid = 0, absent = 0, captured = 0 } = camera.counts;
     this.find(".recipe").textContent = camera.recipe ? `recipe ${camera.recipe.name}` : "";
-    this.find(".rate").textContent = `${camera.frames_per_s.toFixed(1)} /s`;
+    this.find(".rate").textContent = camera.fault ? "" : `${camera.frames_per_s.toFixed(1)} /s`;
     list(this.find(".counts"), [
       ["pass", passed],
       ["fail", failed],

@@ -4,6 +4,7 @@ import { listenToSignIn, openSignIn, permission, showPermission, useTokenOfAddre
 import { Connection } from "./connection.js";
 import { listenToRejects, offerCameras, redrawKept, refresh } from "./rejects.js";
 import { Tile } from "./tile.js";
+import { arrangement } from "./wall.js";
 
 const live = document.getElementById("live");
 const state = document.getElementById("state");
@@ -66,8 +67,19 @@ function arrange() {
   arranged = tiles.size;
   for (const [name, tile] of tiles) tile.element.hidden = alone !== "" && alone !== name;
   const single = alone !== "" || tiles.size === 1;
-  live.classList.toggle("alone", single);
   for (const tile of tiles.values()) tile.showAlone(single && !tile.element.hidden);
+  fitWall();
+}
+
+function fitWall() {
+  if (live.hidden) return;
+  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const style = getComputedStyle(live);
+  const width = live.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const height = window.innerHeight - live.offsetTop - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
+  const best = arrangement(alone === "" ? tiles.size : 1, width / rem, height / rem);
+  live.style.gridTemplateColumns = best ? `repeat(${best.columns}, minmax(0, 1fr))` : "";
+  live.classList.toggle("wide", best?.wide ?? false);
 }
 
 function showState(kind, text) {
@@ -80,6 +92,7 @@ function showWarnings(line) {
   if (warnings.dataset.shown === texts.join("\n")) return;
   warnings.dataset.shown = texts.join("\n");
   warnings.replaceChildren(...texts.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  fitWall();
 }
 
 function showPage(rejects) {
@@ -88,6 +101,7 @@ function showPage(rejects) {
   document.getElementById("show-live").setAttribute("aria-pressed", String(!rejects));
   document.getElementById("show-rejects").setAttribute("aria-pressed", String(rejects));
   if (rejects) refresh();
+  else fitWall();
 }
 
 function showOpacity() {
@@ -111,6 +125,7 @@ async function begin() {
 document.getElementById("show-live").addEventListener("click", () => showPage(false));
 document.getElementById("show-rejects").addEventListener("click", () => showPage(true));
 opacity.addEventListener("input", showOpacity);
+window.addEventListener("resize", fitWall);
 listenToSignIn(begin);
 listenToRejects();
 showOpacity();
