@@ -3,8 +3,8 @@
 Knows ZeroMQ's key files and its authentication protocol (ZAP). Does not know what the sockets carry.
 
 A key pair is two files, made by `dualkd-ctl keygen`: NAME.key is public and handed out, NAME.key_secret never
-leaves its owner. An allow-list is a folder of public keys, *.key: `curve.subscribers` may read results and
-scores, `curve.controllers` may do so too, and may control. `curve.secret_key` is a path, or the name of a
+leaves its owner. An allow-list is a folder of public keys, *.key: `curve.subscribers` may read results, scores
+and previews, `curve.controllers` may do so too, and may control. `curve.secret_key` is a path, or the name of a
 systemd credential: a plain name that exists in $CREDENTIALS_DIRECTORY is taken from there.
 
 ZeroMQ asks for a key once, when a connection begins. A key taken out of an allow-list is therefore refused
@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import zmq
 from dualkd.daemon.config import CurveConfig
@@ -36,7 +36,7 @@ from zmq.utils import z85
 
 logger = logging.getLogger(__name__)
 
-Domain = Literal["results", "scores", "control"]
+Domain = Literal["results", "scores", "preview", "control"]
 
 _LOG_EVERY_S = 10.0  # at most one line of refusals so often for each domain
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -69,6 +69,7 @@ class Security:
         self._allowed = {
             "results": subscribers | controllers,
             "scores": subscribers | controllers,
+            "preview": subscribers | controllers,
             "control": controllers,
         }
 
@@ -121,7 +122,7 @@ class _Doorkeeper(ThreadAuthenticator):
         super().__init__(context)
         self._security = security
         self._address = ""
-        for domain in ("results", "scores", "control"):
+        for domain in get_args(Domain):
             self.configure_curve_callback(domain, self)
 
     async def handle_zap_message(self, msg: list[bytes]) -> None:

@@ -131,6 +131,7 @@ def test_the_base_install_runs_the_daemon_without_the_training_stack(installed: 
         "line": "base",
         "recipes": {"default": {"bundle": str(write_bundle(tmp_path / "bundle"))}},
         "cameras": [{"name": "cam", "source": str(film), "pace": "max"}],
+        "preview": {"endpoint": None},
         "control": {"endpoint": None},
         "metrics": {"address": None},
     }

@@ -96,7 +96,12 @@ def test_the_example_of_a_configuration_fits_the_unit(name: str) -> None:
     unit = settings(name)
     (runtime,) = (f"/run/{folder.replace('%i', config.line)}" for folder in unit["RuntimeDirectory"])
     (state,) = (f"/var/lib/{folder.replace('%i', config.line)}" for folder in unit["StateDirectory"])
-    for endpoint in (config.publisher.results, config.publisher.scores, config.control.endpoint):
+    for endpoint in (
+        config.publisher.results,
+        config.publisher.scores,
+        config.preview.endpoint,
+        config.control.endpoint,
+    ):
         assert str(endpoint).startswith(f"ipc://{runtime}/")
     for folder in (config.state, config.archive.folder):
         assert str(folder).startswith(f"{state}/")
