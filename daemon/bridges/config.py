@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from dualkd.daemon.endpoints import check_endpoint
+from dualkd.daemon.endpoints import check_endpoint, stays_on_host
 from dualkd.daemon.messages import TopicName
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
@@ -32,10 +32,35 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     address: Text = "127.0.0.1:1502"
 
 
+class OpcUaSecurity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certificates: the server's own, and those of the clients that may connect. PEM or DER."""
+
+    certificate: Text
+    private_key: Text
+    readers: Text | None = None  # folder: these may read
+    controllers: Text | None = None  # folder: these may read and call methods
+
+    def __post_init__(self) -> None:
+        if self.readers is None and self.controllers is None:
+            raise ValueError("security: names no client that may connect; set readers, controllers or both")
+
+
 class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The OPC UA server."""
 
     address: Text = "127.0.0.1:4840"
+    security: OpcUaSecurity | None = None  # None: no security, and this host only
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(f"address: got {self.address!r}: expected ADDRESS:PORT, such as 127.0.0.1:4840")
+        if self.security is None and not stays_on_host(f"tcp://{self.address}"):
+            raise ValueError(
+                f"address: got {self.address!r}, which other hosts can reach: set opcua.security "
+                "(certificate, private_key, and readers or controllers), or serve this host only "
+                f"(127.0.0.1:{port})"
+            )
 
 
 class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
