@@ -47,7 +47,7 @@ class OpcUaBridge:
         """Open the server. Raises BridgeError."""
         config = self._config.opcua
         async with AsyncExitStack() as parts:
-            server = await parts.enter_async_context(open_server(config, f"dualkd {self._config.line}"))
+            server = await parts.enter_async_context(open_server(config, self._config.line))
             self._space = await Space.build(server, self._cameras)
             self._results = Results(self._space, self._cameras)
             self._methods = Methods(

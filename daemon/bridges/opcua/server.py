@@ -43,19 +43,19 @@ _NOBODY = User(UserRole.Anonymous)
 
 
 @asynccontextmanager
-async def open_server(config: OpcUaConfig, name: str) -> AsyncIterator[Server]:
+async def open_server(config: OpcUaConfig, line: str) -> AsyncIterator[Server]:
     """A server with the standard's own nodes, not listening yet: `listen` opens it. Raises BridgeError."""
     with _quiet_log():
         server = Server(iserver=_Core(Gate(config.security)))
         await server.init()
         server.endpoint = server.endpoint._replace(netloc=config.address, path="/dualkd")
-        server.name, server.manufacturer_name, server.product_uri = name, "dualkd", "urn:dualkd"
+        server.name, server.manufacturer_name, server.product_uri = f"dualkd {line}", "dualkd", "urn:dualkd"
         server.application_type = ua.ApplicationType.Server
         server.limits = TransportLimits(
             max_chunk_count=MAX_REQUEST_BYTES // 65_535, max_message_size=MAX_REQUEST_BYTES
         )
         server.set_identity_tokens([ua.AnonymousIdentityToken])
-        application_uri = f"urn:dualkd:{name}"
+        application_uri = f"urn:dualkd:{line}"
         if config.security is None:
             server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
         else:
