@@ -18,7 +18,7 @@ from dualkd.daemon.messages import CameraStatus, RecipeRef, ResultHeader, Status
 T = TypeVar("T")
 
 _COMPLETED, _FAILED = 1, 4  # ResultState
-_NUMBERS = {"INVALID": 0, "PASS": 1, "FAIL": 2}
+_NUMBERS = {"PASS": 1, "FAIL": 2, "INVALID": 3}  # as in Modbus
 
 
 Values = dict[str, ua.DataValue]
