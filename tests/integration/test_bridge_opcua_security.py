@@ -130,7 +130,7 @@ def test_a_session_is_not_to_be_had_by_its_number(line: DaemonProcess, certifica
 
 
 def test_garbage_and_half_messages_do_not_stop_it(line: DaemonProcess) -> None:
-    """Random bytes, a message that says it is large and never ends, 40 idle connections: all are turned away."""
+    """Random bytes, a message that says it is large and never ends, 20 idle connections: all are turned away."""
 
     async def scenario() -> None:
         async with Peer(bridge.url) as peer:
@@ -146,7 +146,7 @@ def test_garbage_and_half_messages_do_not_stop_it(line: DaemonProcess) -> None:
                     for _ in range(64):
                         connection.sendall(bytes(1 << 16))
                 await until(lambda: is_closed(connection), "the flood is cut off", 5)
-            idle = [socket.create_connection(address) for _ in range(40)]
+            idle = [socket.create_connection(address) for _ in range(20)]
             began = len(peer.events)
             await until(lambda: len(peer.events) > began + 20, "events go on")
             for connection in idle:
@@ -179,7 +179,7 @@ def test_a_client_gets_so_many_connections_and_no_more(line: DaemonProcess) -> N
     """Sessions of others are kept; once they end there is room again."""
 
     async def scenario() -> None:
-        peers = [await Peer(bridge.url).__aenter__() for _ in range(32)]
+        peers = [await Peer(bridge.url).__aenter__() for _ in range(16)]
         with pytest.raises((ua.UaError, OSError, TimeoutError)):
             await Peer(bridge.url, timeout_s=1).__aenter__()
         for peer in peers[1:]:
@@ -188,6 +188,22 @@ def test_a_client_gets_so_many_connections_and_no_more(line: DaemonProcess) -> N
             await another.wait("Cameras.cam.Verdict", is_verdict, "there is room again")
         await peers[0].wait("Cameras.cam.Verdict", is_verdict, "the first is still served")
         await peers[0].__aexit__(None, None, None)
+
+    with OpcUa(line) as bridge:
+        run(scenario())
+
+
+def test_a_client_that_breaks_off_leaves_nothing_behind(line: DaemonProcess) -> None:
+    """40 clients subscribe and are cut off, one after the other: more than may be subscribed at a time."""
+
+    async def scenario() -> None:
+        for _ in range(40):
+            peer = Peer(bridge.url)
+            await peer.__aenter__()
+            await peer.subscribe("Cameras.cam.Verdict")
+            peer.client.uaclient.protocol.transport.abort()
+            with suppress(ConnectionError):
+                await peer.__aexit__(None, None, None)
 
     with OpcUa(line) as bridge:
         run(scenario())

@@ -93,10 +93,13 @@ def test_a_camera_that_is_lost_takes_no_good_value_from_another() -> None:
             numbers = sorted([await peer.value(f"{path}.SequenceNumber") for path in kept])
             assert numbers == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]  # the oldest made room
 
+            await bridge.condition(line_now({"left": "", "right": ""}, seq=2))
+            assert await peer.value("Cameras.left.Verdict") == "INVALID"  # nothing new, and the old is old
+            await bridge.condition(line_now({"left": "the camera is lost", "right": ""}, seq=3))
             await bridge.verdict(verdict("left", 6))
             assert await peer.value("Cameras.left.Verdict") == "INVALID"
             await until(lambda: len(peer.events) == 13, "it is told all the same")
-            await bridge.condition(line_now({"left": "", "right": ""}, seq=2))
+            await bridge.condition(line_now({"left": "", "right": ""}, seq=4))
             assert await peer.value("Cameras.left.Verdict") == "PASS"
             assert await peer.value("Cameras.left.SequenceNumber") == 6
             assert await peer.status("Cameras.left.Score") == "Good"

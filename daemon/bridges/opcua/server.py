@@ -29,10 +29,10 @@ from dualkd.daemon.bridges.opcua.values import status_code
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 32
-MAX_SUBSCRIPTIONS = 64
+MAX_CONNECTIONS = 16
+MAX_SUBSCRIPTIONS = 32
 MAX_MONITORED_ITEMS = 2_000  # of one request
-MAX_QUEUE = 1_000  # values or events that wait for one monitored item
+MAX_QUEUE = 500  # values or events that wait for one monitored item
 MIN_PUBLISHING_MS = 10.0
 MAX_REQUEST_BYTES = 1 << 20
 MAX_UNREAD_BYTES = 1 << 24  # that a client leaves lying: it hangs
@@ -42,11 +42,19 @@ SESSION_S = 60.0  # a client that says nothing for so long is gone
 _NOBODY = User(UserRole.Anonymous)
 
 
+class BoundedServer(Server):
+    """asyncua's server with our limits."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.core = _Core(gate)
+        super().__init__(iserver=self.core)
+
+
 @asynccontextmanager
-async def open_server(config: OpcUaConfig, line: str) -> AsyncIterator[Server]:
+async def open_server(config: OpcUaConfig, line: str) -> AsyncIterator[BoundedServer]:
     """A server with the standard's own nodes, not listening yet: `listen` opens it. Raises BridgeError."""
     with _quiet_log():
-        server = Server(iserver=_Core(Gate(config.security)))
+        server = BoundedServer(Gate(config.security))
         await server.init()
         server.endpoint = server.endpoint._replace(netloc=config.address, path="/dualkd")
         server.name, server.manufacturer_name, server.product_uri = f"dualkd {line}", "dualkd", "urn:dualkd"
@@ -61,17 +69,14 @@ async def open_server(config: OpcUaConfig, line: str) -> AsyncIterator[Server]:
         else:
             identity = load_identity(config.security)
             application_uri = identity.application_uri
-            server.iserver.certificate, server.iserver.private_key = (
-                identity.certificate,
-                identity.private_key,
-            )
+            server.core.certificate, server.core.private_key = identity.certificate, identity.private_key
             server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
         await server.set_application_uri(application_uri)
         yield server
 
 
 @asynccontextmanager
-async def listen(server: Server, address: str) -> AsyncIterator[None]:
+async def listen(server: BoundedServer, address: str) -> AsyncIterator[None]:
     """Serve until left. Raises BridgeError where the address cannot be had."""
     try:
         await server.start()
@@ -130,6 +135,11 @@ class _Core(InternalServer):
             self.unregister_external_session(session)
         return _Session(self, self.aspace, self.subscription_service, name, user=user, external=external)
 
+    async def close_sessions(self, keep: set[Any]) -> None:
+        """Close those of all other connections."""
+        for session in [one for one in self._external_sessions.values() if one.name not in keep]:
+            await session.close_session(True)
+
     def lookup_external_session(self, auth_token: ua.NodeId) -> None:
         """No session is taken up by another connection: see the module."""
 
@@ -138,11 +148,15 @@ class _Core(InternalServer):
         raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
 
 
-async def _sweep(server: Server) -> None:
-    """Now and then close the connections that hang, flood, or whose session has ended."""
+async def _sweep(server: BoundedServer) -> None:
+    """Now and then close connections that hang, flood, or whose session has ended, and sessions left without one.
+
+    asyncua keeps the latter for their subscriptions, which go on working for nobody.
+    """
     while True:
         await asyncio.sleep(SWEEP_S)
-        for client in list(server.bserver.clients if server.bserver else ()):
+        clients = list(server.bserver.clients if server.bserver else ())
+        for client in clients:
             transport, processor = client.transport, client.processor
             if transport is None or processor is None:
                 continue
@@ -153,6 +167,7 @@ async def _sweep(server: Server) -> None:
                 or (session is not None and session.state is SessionState.Closed)
             ):
                 transport.abort()
+        await server.core.close_sessions(keep={client.peer_name for client in clients})
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from asyncua import Node, Server, ua
-from asyncua.common.event_objects import BaseEvent
 from dualkd.daemon.bridges.opcua.fields import CAMERA, LINE, RESULT, Field, Values
 from dualkd.daemon.bridges.opcua.states import AutomaticState, State, VisionState
 from dualkd.daemon.bridges.opcua.values import bad_value, data_value, standard_id, utc_now
@@ -36,6 +35,25 @@ _MACHINE_TYPE, _AUTOMATIC_TYPE = "VisionStateMachineType", "VisionAutomaticModeS
 _EMPTY = ua.Variant(None, ua.VariantType.Null)
 
 Method = Callable[..., Any]  # a coroutine function: the object's id and the arguments as variants
+
+
+class _ResultEvent:
+    """An event whose fields are made once: asyncua's own copies each for every client, most of its work."""
+
+    def __init__(self, fields: Mapping[str, ua.Variant]) -> None:
+        self.emitting_node = ua.NodeId()
+        self._fields = fields
+
+    def to_event_fields(self, select_clauses: Sequence[ua.SimpleAttributeOperand]) -> list[ua.Variant]:
+        """The fields that a client chose, in its order; those that there are not are empty."""
+        paths = (clause.BrowsePath for clause in select_clauses)
+        return [self._fields.get(path[0].Name, _EMPTY) if len(path) == 1 else _EMPTY for path in paths]
+
+    def __getattr__(self, name: str) -> Any:
+        """A client's filter asks for a field's value in this way."""
+        if name not in self._fields:
+            raise AttributeError(name)
+        return self._fields[name].Value
 
 
 class Space:
@@ -103,16 +121,20 @@ class Space:
 
     async def tell_result(self, values: Values, message: str, severity: int) -> None:
         """Send the event of one verdict, from the server object and from VisionSystem."""
-        event: Any = BaseEvent(self._id(SYSTEM), severity=severity)
-        event.EventType = self._id(_EVENT_TYPE)
-        event.EventId = uuid.uuid4().bytes
-        event.SourceName = SYSTEM
-        event.Time = values["CreationTime"].SourceTimestamp
-        event.ReceiveTime = utc_now()
-        event.Message = ua.LocalizedText(message, "en")
-        for field in RESULT:
-            value = values[field.name].Value
-            event.add_property(field.name, None if value is None else value.Value, field.kind)
+        kind = ua.VariantType
+        event = _ResultEvent(
+            {
+                "EventId": ua.Variant(uuid.uuid4().bytes, kind.ByteString),
+                "EventType": ua.Variant(self._id(_EVENT_TYPE), kind.NodeId),
+                "SourceNode": ua.Variant(self._id(SYSTEM), kind.NodeId),
+                "SourceName": ua.Variant(SYSTEM, kind.String),
+                "Time": ua.Variant(values["CreationTime"].SourceTimestamp, kind.DateTime),
+                "ReceiveTime": ua.Variant(utc_now(), kind.DateTime),
+                "Message": ua.Variant(ua.LocalizedText(message, "en"), kind.LocalizedText),
+                "Severity": ua.Variant(severity, kind.UInt16),
+                **{name: value.Value or _EMPTY for name, value in values.items()},
+            }
+        )
         for emitter in self._emitters():
             event.emitting_node = emitter
             await self._server.iserver.subscription_service.trigger_event(event)
