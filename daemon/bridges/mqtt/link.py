@@ -133,11 +133,6 @@ class _Connection:
         self._refusal = ""
         self._denied = False
         self._client = _client(access, will)
-        self._client.on_connect = self._on_connect
-        self._client.on_disconnect = self._on_disconnect
-        self._client.on_publish = self._on_publish
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
 
     async def last(self) -> str:
         """Connect, and return why it is over."""
@@ -147,10 +142,9 @@ class _Connection:
         except (OSError, UnicodeError) as error:
             return _name(error, access)
         endpoint: Any = self._client.socket()
-        self._client.on_socket_register_write = self._on_full
-        self._client.on_socket_unregister_write = self._on_written
-        self._client.on_socket_close = self._on_close
-        self._loop.add_reader(endpoint, self._read, endpoint)
+        if endpoint is None:  # its first words met a closed door
+            return self._unanswered()
+        self._attach(endpoint)
         try:
             while not self._ended.done():
                 self._client.loop_misc()
@@ -164,6 +158,19 @@ class _Connection:
                 self._loop.remove_reader(endpoint)
                 self._loop.remove_writer(endpoint)
                 endpoint.close()
+
+    def _attach(self, endpoint: Any) -> None:
+        """From here on all happens in the event loop."""
+        client = self._client
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_socket_register_write = self._on_full
+        client.on_socket_unregister_write = self._on_written
+        client.on_socket_close = self._on_close
+        self._loop.add_reader(endpoint, self._read, endpoint)
 
     def push(self) -> None:
         while self._outbox.under_way < self._window:
@@ -232,11 +239,15 @@ class _Connection:
         if self._refusal:
             self._ended.set_result(self._refusal)
         elif not self._window:
-            wants = "TLS (mqtt.tls)" if self._access.tls is None else "a certificate (mqtt.tls.certificate)"
-            self._ended.set_result(f"the connection ended before it answered; does it want {wants}?")
+            self._ended.set_result(self._unanswered())
+        elif flags.is_disconnect_packet_from_server:
+            self._ended.set_result(f"closed the connection: {reason}")
         else:
-            by = "closed by the broker" if flags.is_disconnect_packet_from_server else "lost"
-            self._ended.set_result(f"the connection was {by}: {reason}")
+            self._ended.set_result("the connection was lost")
+
+    def _unanswered(self) -> str:
+        wants = "TLS (mqtt.tls)" if self._access.tls is None else "a certificate (mqtt.tls.certificate)"
+        return f"the connection ended before it answered; does it want {wants}?"
 
     def _on_publish(
         self,
@@ -246,10 +257,10 @@ class _Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        message = self._outbox.acknowledge(message_id)
-        if message is not None and reason.is_failure and not self._denied:
+        topic = self._outbox.acknowledge(message_id, taken=not reason.is_failure)
+        if reason.is_failure and not self._denied:
             self._denied = True  # once a connection: the others are as many as verdicts
-            self._say(logging.WARNING, f"does not take {message.topic}: {reason}")
+            self._say(logging.WARNING, f"does not take {topic}: {reason}")
         self._loop.call_soon(self.push)
 
     def _on_subscribe(

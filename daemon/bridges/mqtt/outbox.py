@@ -41,7 +41,7 @@ class Outbox:
 
     def __init__(self, hold_s: float) -> None:
         """`hold_s`: how long a message that is told once may wait."""
-        self.lost = 0  # messages told once that no broker acknowledged in time
+        self.lost = 0  # messages told once that no broker took in time
         self._hold_s = hold_s
         self._retained: dict[str, Message] = {}
         self._due: dict[str, None] = {}  # topics whose retained message is to be sent, in order
@@ -109,10 +109,13 @@ class Outbox:
         self._taken[publish(passing.message)] = passing
         return True
 
-    def acknowledge(self, message_id: int) -> Message | None:
-        """The broker has answered; return what it was, None for what is not known."""
+    def acknowledge(self, message_id: int, taken: bool) -> str:
+        """The broker has taken a message or refused it; return its topic, empty for one that is not known."""
         passing = self._taken.pop(message_id, None)
-        return None if passing is None else passing.message
+        if passing is None:
+            return ""
+        self.lost += not (taken or passing.message.retain)
+        return passing.message.topic
 
     def take_back(self) -> None:
         """Nothing more will be acknowledged: what was told once waits again, in its place."""
