@@ -61,21 +61,21 @@ def read_access(config: MqttConfig, line: str) -> Access:
 
 def _read_password(configured: str) -> str:
     path = find_secret(configured)
+    told = f"mqtt.password_file: {path}: "
     try:
         fault = why_not_secret(path)
         with path.open("rb") as file:
-            password = file.read(MAX_PASSWORD_BYTES + 1).rstrip(b"\r\n").decode()
+            raw = file.read(MAX_PASSWORD_BYTES + 3).rstrip(b"\r\n")
     except OSError as error:
-        raise ConfigError([f"mqtt.password_file: {path}: cannot be read: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"mqtt.password_file: {path}: is not UTF-8 text"]) from error
-    if not password or len(password) > MAX_PASSWORD_BYTES:
-        raise ConfigError(
-            [f"mqtt.password_file: {path}: holds no password (1 to {MAX_PASSWORD_BYTES} bytes)"]
-        )
+        raise ConfigError([f"{told}cannot be read: {error.strerror}"]) from error
     if fault:
-        raise ConfigError([f"mqtt.password_file: {path}: {fault}"])
-    return password
+        raise ConfigError([told + fault])
+    if not 1 <= len(raw) <= MAX_PASSWORD_BYTES:
+        raise ConfigError([f"{told}holds no password (1 to {MAX_PASSWORD_BYTES} bytes)"])
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{told}is not UTF-8 text"]) from error
 
 
 def _make_context(config: MqttTlsConfig) -> ssl.SSLContext:
