@@ -1,6 +1,7 @@
-"""What a broker's subscribers hear of the line, and what they may ask.
+"""What a broker's subscribers hear of the line.
 
-Knows topics and payloads. How they reach the broker is in link.py, what waits for it in outbox.py.
+Knows topics and payloads. How they reach the broker is in link.py, what waits for it in outbox.py, what may be asked
+in commands.py.
 """
 
 from __future__ import annotations
@@ -15,17 +16,16 @@ import msgspec
 from dualkd.daemon.bridges.config import BridgeConfig
 from dualkd.daemon.bridges.feed import LineNow, Orders
 from dualkd.daemon.bridges.mqtt.access import read_access
-from dualkd.daemon.bridges.mqtt.link import Incoming, Link
+from dualkd.daemon.bridges.mqtt.commands import Commands
+from dualkd.daemon.bridges.mqtt.link import Link
 from dualkd.daemon.bridges.mqtt.outbox import Message, Outbox
 from dualkd.daemon.client import Result
-from dualkd.daemon.control_messages import MAX_REQUEST_BYTES, Recipe, Reply, Trigger
 from dualkd.daemon.messages import CameraStatus, State
 
 logger = logging.getLogger(__name__)
 
 REPEAT_S = 2.0  # the condition is told so often at least
 CAMERA_EXPIRES_S = 10  # the will speaks for the line alone: what a dead bridge said of a camera must go
-MAX_COMMANDS = 8  # under way at a time
 LOG_EVERY_S = 10.0
 
 
@@ -62,21 +62,20 @@ class MqttBridge:
         """Raises ConfigError for a file that cannot be used."""
         self._line = config.line
         self._cameras = [camera.name for camera in config.cameras]
-        self._recipes = config.recipes
         self._mqtt = config.mqtt
-        self._orders = orders
         self._base = f"{config.mqtt.prefix}/{config.line}"
         self._now: LineNow | None = None
         self._outbox = Outbox(config.mqtt.hold_s)
         will = self._line_message("bridge_gone", "the bridge's connection to the broker broke off", None)
+        commands = Commands(config, orders, self._answer)
         self._link = Link(
             read_access(config.mqtt, config.line),
             self._outbox,
             will,
-            [f"{self._base}/command/{name}" for name in _COMMANDS] if config.mqtt.commands else [],
-            self._receive,
+            commands.topics if config.mqtt.commands else [],
+            commands.receive,
         )
-        self._commands: set[asyncio.Task[None]] = set()
+        self._commands = commands
         self._repeating: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> MqttBridge:
@@ -88,12 +87,12 @@ class MqttBridge:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave nothing retained that says the line is well."""
-        tasks = [*self._commands, *([] if self._repeating is None else [self._repeating])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._commands.close()
+        if self._repeating is not None:
+            self._repeating.cancel()
         reason = "the bridge was ended" if error is None else f"the bridge ended: {error}"
         for camera in self._cameras:
+            self._outbox.discard(f"{self._base}/{camera}/result")
             self._outbox.retain(self._camera_message(camera, reason))
         self._outbox.retain(self._line_message("bridge_gone", reason, time.time_ns()))
         self._link.push()
@@ -111,7 +110,8 @@ class MqttBridge:
             ),
             time.monotonic(),
         )
-        self._link.push()
+        if self._now is not None and not self._now.fault:
+            self._link.push()  # otherwise `condition` follows: it says first that the daemon is back, or discards this
 
     async def condition(self, now: LineNow) -> None:
         """Publish how the line and its cameras are. After a fault no verdict of before it is told any more."""
@@ -120,6 +120,10 @@ class MqttBridge:
             if camera.fault:
                 self._outbox.discard(f"{self._base}/{name}/result")
         self._tell()
+
+    def _answer(self, reply: Message) -> None:
+        self._outbox.add(reply, time.monotonic())
+        self._link.push()
 
     def _tell(self) -> None:
         now = self._now
@@ -170,61 +174,3 @@ class MqttBridge:
         )
         topic = f"{self._base}/{camera}/state"
         return Message(topic, msgspec.json.encode(said), retain=True, expires_s=CAMERA_EXPIRES_S)
-
-    def _receive(self, incoming: Incoming) -> None:
-        if incoming.retained:
-            logger.warning("%s: ignored: it was retained, so nobody means it now", incoming.topic)
-        elif len(self._commands) >= MAX_COMMANDS:
-            logger.warning("%s: ignored: %d commands are under way already", incoming.topic, MAX_COMMANDS)
-        else:
-            task = asyncio.create_task(self._obey(incoming))
-            self._commands.add(task)
-            task.add_done_callback(self._commands.discard)
-
-    async def _obey(self, incoming: Incoming) -> None:
-        topic, problem = self._reply_topic(incoming.response_topic)
-        request_id = ""
-        if not problem:
-            try:
-                request = _decode(incoming)
-            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-                problem = f"not a command: {error}"
-            else:
-                request_id, problem = request.id, await self._carry_out(request)
-        reply = Reply(id=request_id, ok=not problem, message=problem or "done")
-        self._outbox.add(
-            Message(topic, msgspec.json.encode(reply), correlation=incoming.correlation), time.monotonic()
-        )
-        self._link.push()
-
-    async def _carry_out(self, request: Trigger | Recipe) -> str:
-        """Return why not, empty when it is done."""
-        if request.camera is not None and request.camera not in self._cameras:
-            return f"this bridge has no camera {request.camera!r}; it has: {', '.join(self._cameras)}"
-        if isinstance(request, Trigger):
-            return await self._orders.trigger(request.camera, request.job_id)
-        if request.recipe not in self._recipes:
-            return f"recipe {request.recipe!r} may not be chosen here; these may: {', '.join(self._recipes) or 'none'}"
-        return await self._orders.recipe(request.camera, request.recipe)
-
-    def _reply_topic(self, wanted: str | None) -> tuple[str, str]:
-        """Where to reply, and why nothing is done: nobody may have the bridge say things in its own name."""
-        usual = f"{self._base}/reply"
-        if wanted is None or wanted == usual:
-            return usual, ""
-        if wanted.startswith("$") or wanted.startswith(f"{self._mqtt.prefix}/") or set(wanted) & set("+#"):
-            return usual, f"{wanted!r} is no topic to reply to: leave it out, or name one of your own"
-        return wanted, ""
-
-
-_COMMANDS: dict[str, msgspec.json.Decoder[Trigger] | msgspec.json.Decoder[Recipe]] = {
-    "trigger": msgspec.json.Decoder(Trigger),
-    "recipe": msgspec.json.Decoder(Recipe),
-}
-
-
-def _decode(incoming: Incoming) -> Trigger | Recipe:
-    """Raises what msgspec raises, and ValidationError for what is too long."""
-    if len(incoming.payload) > MAX_REQUEST_BYTES:
-        raise msgspec.ValidationError(f"it has {len(incoming.payload)} bytes, more than {MAX_REQUEST_BYTES}")
-    return _COMMANDS[incoming.topic.rpartition("/")[2]].decode(incoming.payload)
