@@ -11,10 +11,13 @@ SYSUSERS := /usr/local/lib/sysusers.d/dualkd.conf
 TMPFILES := /usr/local/lib/tmpfiles.d/dualkd.conf
 EXAMPLE := /etc/dualkd/line1.yaml.example
 
-.PHONY: demo test check install uninstall clean
+.PHONY: demo view test check install uninstall clean
 
 demo: .venv/.installed
 	$(BIN)/python -m dualkd.export.demo --out build/demo
+
+view: .venv/.installed
+	$(BIN)/python -m dualkd.export.demo --out build/demo --view
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

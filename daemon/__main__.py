@@ -10,7 +10,6 @@ import argparse
 import faulthandler
 import functools
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dualkd.configs.loader import ConfigError, dump, load
     from dualkd.daemon.config import DaemonConfig
     from dualkd.daemon.service import ExitStatus
+    from dualkd.daemon.terminal import log_to_stderr
 
     read_config = functools.partial(load, arguments.config, DaemonConfig, arguments.overrides)
     try:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check:
             print(dump(config), end="")
             return ExitStatus.DONE
-        _log_to_stderr()
+        log_to_stderr()
         faulthandler.enable()  # a hung loop that the watchdog aborts tells where it hung
         return _run(config, read_config)
     except ConfigError as error:
@@ -119,32 +119,16 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from dualkd.daemon.terminal import add_config_options
+
     parser = argparse.ArgumentParser(
         prog="dualkd-daemon",
         description="Judge the frames of cameras, films or folders and publish the verdicts over ZeroMQ.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="YAML file; configs/daemon.yaml explains every key")
-    parser.add_argument("--check", action="store_true", help="print the effective configuration and end")
-    parser.add_argument(
-        "--set",
-        metavar="KEY.PATH=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="override one key",
-    )
+    add_config_options(parser, "configs/daemon.yaml")
     return parser.parse_args(argv)
-
-
-def _log_to_stderr() -> None:
-    journal = "JOURNAL_STREAM" in os.environ  # it stamps the time itself
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(levelname)s %(message)s" if journal else "%(asctime)s %(levelname)s %(message)s",
-    )
 
 
 def _say(error: Exception) -> None:

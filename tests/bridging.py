@@ -1,38 +1,54 @@
-"""A bridge as a real process, for tests: started with a daemon's addresses, its log kept, ended."""
+"""A bridge as a real process, for tests."""
 
 from __future__ import annotations
 
-import os
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import yaml
-from running import PATIENCE_S, DaemonProcess, wait_until
+from running import PATIENCE_S, DaemonProcess
+
+
+def free_port() -> int:
+    """A TCP port of this host that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class BridgeProcess:
-    """`dualkd-bridge KIND` for a daemon; a context manager that waits until it serves and kills what is left."""
+    """`dualkd-bridge KIND` beside a daemon; a context manager that kills what is left."""
 
-    def __init__(self, kind: str, daemon: DaemonProcess, cameras: list[str], **changes: Any) -> None:
-        """`changes` are top-level keys. Its files are in the daemon's folder."""
-        folder = daemon.config_path.parent
+    def __init__(self, kind: str, folder: Path, daemon: DaemonProcess, **changes: Any) -> None:
+        """`changes` are top-level keys of its configuration; the daemon's cameras and recipes are all in it."""
         self._kind = kind
-        self._path, self._log = folder / f"{kind}.yaml", folder / f"{kind}.log"
-        self.config = {
+        self._log = folder / f"{kind}.log"
+        self._config_path = folder / f"{kind}.yaml"
+        config = {
             "results": daemon.results,
             "control": daemon.control,
-            "line": "test",
-            "cameras": [{"name": name} for name in cameras],
-            "recipes": ["default"],
+            "line": daemon.config["line"],
+            "cameras": [{"name": camera["name"]} for camera in daemon.config["cameras"]],
+            "recipes": list(daemon.config["recipes"]),
             **changes,
         }
+        self._config_path.write_text(yaml.safe_dump(config))
 
     def __enter__(self) -> BridgeProcess:
-        self.start()
-        wait_until(lambda: "INFO line: " in self.log or self.ended, "the bridge serves")
+        command = [
+            sys.executable,
+            "-m",
+            "dualkd.daemon.bridges.command",
+            self._kind,
+            str(self._config_path),
+        ]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log)
         return self
 
     def __exit__(
@@ -43,31 +59,15 @@ class BridgeProcess:
         if error is not None:
             print(self.log, file=sys.stderr)
 
-    def start(self) -> None:
-        self._path.write_text(yaml.safe_dump(self.config))
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dualkd.daemon.bridges.command", self._kind, str(self._path)],
-                stderr=log,
-                env=os.environ,
-            )
-
     @property
     def log(self) -> str:
-        return self._log.read_text() if self._log.exists() else ""
+        return self._log.read_text()
 
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def end(self) -> int:
-        """What systemd does: SIGTERM. Returns the exit status."""
-        self.process.terminate()
+    def wait(self) -> int:
+        """The exit status, once it has ended."""
         return self.process.wait(PATIENCE_S)
 
-
-def free_port() -> int:
-    """One that nothing listened on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def stop(self) -> int:
+        """What `systemctl stop` does; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ import msgspec
 import pytest
 from bridging import BridgeProcess
 from certificates import Authority
+from dualkd.daemon.bridges.config import BridgeConfig
+from dualkd.daemon.bridges.feed import CameraNow, LineNow, Orders
+from dualkd.daemon.bridges.mqtt import MqttBridge
+from dualkd.daemon.client import Result
+from headers import result_header
 from hearing import Ear
 from mqtt_peers import Broker, MqttClient
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -47,8 +54,13 @@ def line_of(folder: Path, bundle: Path, server: StreamServer, **camera: Any) -> 
     )
 
 
-def bridge_to(broker: Broker, daemon: DaemonProcess, **settings: Any) -> BridgeProcess:
-    return BridgeProcess("mqtt", daemon, ["cam"], mqtt={"address": broker.address, **settings})
+@contextmanager
+def bridge_to(broker: Broker, daemon: DaemonProcess, **settings: Any) -> Iterator[BridgeProcess]:
+    """One that serves, or has ended."""
+    folder = daemon.config_path.parent
+    with BridgeProcess("mqtt", folder, daemon, mqtt={"address": broker.address, **settings}) as bridge:
+        wait_until(lambda: "INFO line: " in bridge.log or bridge.process.poll() is not None, "it serves")
+        yield bridge
 
 
 def is_online(status: Any) -> bool:
@@ -114,14 +126,14 @@ def test_a_late_client_gets_status_and_state_but_no_old_verdict(
             assert late.wait_for(STATE, is_ok, "the state").retained
             late.wait_for(RESULT, anything, "a new verdict")
             assert {heard.topic for heard in late.heard if heard.retained} == {STATUS, STATE}
-        assert bridge.end() == 0
+        assert bridge.stop() == 0
 
 
 def test_a_bridge_that_ends_leaves_nothing_well_behind(broker: Broker, daemon: DaemonProcess) -> None:
     """SIGTERM: the line has lost its bridge, and the camera is at fault."""
     with MqttClient(broker) as client, bridge_to(broker, daemon) as bridge:
         client.wait_for(STATE, is_ok, "the camera is ok")
-        assert bridge.end() == 0
+        assert bridge.stop() == 0
         with MqttClient(broker, f"{BASE}/#") as late:
             status = late.wait_for(STATUS, anything, "the status").payload
             state = late.wait_for(STATE, anything, "the state").payload
@@ -169,6 +181,33 @@ def test_a_daemon_that_is_gone_is_told_and_comes_back(
             daemon.process.wait()
             with daemon:
                 check_comes_back(client, repeated_s)
+
+
+def test_last_words_of_a_daemon_that_is_gone_are_not_told(broker: Broker) -> None:
+    """What was on its way when it died is no verdict of now; the first after it is back is, and comes after that."""
+    config = msgspec.convert(
+        {"line": "test", "cameras": [{"name": "cam"}], "mqtt": {"address": broker.address}}, BridgeConfig
+    )
+    gone, back = (LineNow(fault, None, {"cam": CameraNow(fault, None)}) for fault in ("gone", ""))
+
+    async def hear(client: MqttClient) -> None:
+        async with MqttBridge(config, Orders(None)) as bridge:
+            await bridge.condition(gone)
+            await asyncio.to_thread(client.wait_for, STATUS, anything, "the line is gone")
+            for number, now in enumerate((gone, gone, back)):
+                await bridge.verdict(Result("", result_header(seq=number), None, 0))
+                await bridge.condition(now)
+            await asyncio.to_thread(
+                client.wait_for, RESULT, anything, "the verdict of the daemon that is back"
+            )
+
+    with MqttClient(broker) as client:
+        asyncio.run(hear(client))
+        ended = client.wait_for(STATUS, lambda status: status["state"] == "bridge_gone", "the end")
+        assert [heard.payload["seq"] for heard in client.of(RESULT)] == [2]
+        online = client.wait_for(STATUS, is_online, "the line is back")
+        assert online.at_s <= client.of(RESULT)[0].at_s
+    assert ended.payload["lost"] == 2
 
 
 def check_comes_back(client: MqttClient, since_s: float) -> None:
@@ -260,7 +299,7 @@ def test_only_the_right_password_gets_in(folder: Path, daemon: DaemonProcess) ->
         with bridge_to(broker, daemon, **access) as bridge:
             wait_until(lambda: "refuses this bridge: " in bridge.log, "the refusal is named")
             assert "mqtt.password_file" in bridge.log
-            assert bridge.end() == 0
+            assert bridge.stop() == 0
         secret.write_text("right\n")
         with (
             bridge_to(broker, daemon, **access) as bridge,
@@ -270,7 +309,7 @@ def test_only_the_right_password_gets_in(folder: Path, daemon: DaemonProcess) ->
             assert "right" not in bridge.log
         secret.chmod(0o644)
         with bridge_to(broker, daemon, **access) as bridge:
-            assert bridge.process.wait() == 2
+            assert bridge.wait() == 2
             assert "others can read this secret" in bridge.log
 
 
@@ -293,7 +332,7 @@ def test_tls_wants_the_right_authority_on_both_sides(folder: Path, daemon: Daemo
         ):
             with bridge_to(broker, daemon, tls=tls) as bridge:
                 wait_until(lambda said=said, bridge=bridge: said in bridge.log, said)  # type: ignore[misc]
-                assert bridge.end() == 0
+                assert bridge.stop() == 0
         with (
             bridge_to(broker, daemon, tls={"ca": str(ours.ca), **own}),
             MqttClient(broker, tls=context) as client,
@@ -422,7 +461,7 @@ def test_old_commands_and_uninvited_ones_do_nothing(broker: Broker, daemon: Daem
             wait_until(lambda: "ignored: it was retained" in bridge.log, "the log says so")
             client.publish(f"{BASE}/command/recipe", recipe)
             assert reply_to(client, "9")["ok"]
-            assert bridge.end() == 0
+            assert bridge.stop() == 0
         with bridge_to(broker, daemon):
             client.wait_for(STATE, is_ok, "the camera is ok", time.monotonic())
             since_s = time.monotonic()
@@ -439,10 +478,10 @@ def reply_to(client: MqttClient, request_id: str) -> Any:
     ).payload
 
 
-def test_a_bridge_with_no_route_ends_when_told(daemon: DaemonProcess) -> None:
+def test_a_bridge_with_no_route_ends_when_told(folder: Path, daemon: DaemonProcess) -> None:
     """An address that answers nothing holds up neither the loop nor SIGTERM."""
-    with BridgeProcess("mqtt", daemon, ["cam"], mqtt={"address": "192.0.2.1:1883"}) as bridge:
+    with BridgeProcess("mqtt", folder, daemon, mqtt={"address": "192.0.2.1:1883"}) as bridge:
         wait_until(lambda: "is another host and mqtt.tls is null" in bridge.log, "the warning")
         began_s = time.monotonic()
-        assert bridge.end() == 0
+        assert bridge.stop() == 0
         assert time.monotonic() - began_s < 3.0
