@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from dualkd.daemon.config import ClientKeysConfig
@@ -59,10 +59,41 @@ class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     address: Text = "127.0.0.1:4840"
 
 
+class MqttTlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """TLS to the broker, whose certificate must be for the host in `address`."""
+
+    ca: Text | None = None  # None: the authorities that this machine trusts
+    certificate: Text | None = None  # the bridge's own, for a broker that asks for one
+    key: Text | None = None  # of the certificate
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together; one of them is missing")
+
+
 class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The broker to publish to."""
 
-    address: Text = "127.0.0.1:1883"
+    address: Annotated[
+        str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]{1,253}):[0-9]{1,5}\Z")
+    ] = "127.0.0.1:1883"
+    protocol: Literal["mqtt5", "mqtt3.1.1"] = "mqtt5"
+    prefix: Annotated[str, msgspec.Meta(pattern=r"^[^$/+#\x00-\x1f][^+#\x00-\x1f]{0,99}(?<!/)\Z")] = "dualkd"
+    client_id: Text | None = None  # None: dualkd-LINE
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 5
+    user: Text | None = None
+    password_file: Text | None = None
+    tls: MqttTlsConfig | None = None
+    qos: Literal[0, 1, 2] = 1  # of verdicts
+    hold_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 5.0
+    expire_s: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = 10
+    commands: bool = False
+
+    def __post_init__(self) -> None:
+        if int(self.address.rpartition(":")[2]) > 65_535:
+            raise ValueError(f"address: got {self.address!r}: a port is at most 65535")
+        if self.password_file is not None and self.user is None:
+            raise ValueError("password_file: MQTT knows no password without a user; set user")
 
 
 class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
