@@ -158,6 +158,13 @@ class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     controllers: Text | None = None  # folder of the public keys that may control
 
 
+class ClientKeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of a subscriber: its own key and the daemon's public one, for a daemon that has keys."""
+
+    own: Text  # NAME.key_secret
+    server: Text  # NAME.key
+
+
 class ArchiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which frames are kept on disk, and how much of it they may take."""
 

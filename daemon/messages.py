@@ -130,6 +130,7 @@ class RecipeRef(msgspec.Struct, frozen=True, kw_only=True):
     bundle: BundleRef
     fail: float
     warn: float | None
+    engine: str = ""  # the runtime, its device and its precision, for a person
 
 
 class CameraStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +167,7 @@ class StatusHeader(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float  # no status for several of these: the daemon is gone
     warnings: list[str]  # what somebody should look at: drift, a full disk, a camera that is lost
     cameras: dict[TopicName, CameraStatus]
+    recipes: list[TopicName] = []  # that may be chosen
 
 
 class PreviewHeader(msgspec.Struct, frozen=True, kw_only=True):

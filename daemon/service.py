@@ -329,6 +329,7 @@ class Service:
             cameras=self._ledger.statuses(
                 conditions, {camera: recipe.ref for camera, recipe in self._judge.recipes.items()}
             ),
+            recipes=self._line.recipe_names,
         )
 
     def _drop_the_rest(self) -> None:

@@ -1,78 +1,32 @@
-"""A bridge as a real process, for tests: started with a daemon's addresses, its log kept, ended."""
+"""A bridge as a real process, for tests."""
 
 from __future__ import annotations
 
-import os
-import random
-import socket
-import subprocess
-import sys
-from types import TracebackType
+from pathlib import Path
 from typing import Any
 
 import yaml
-from running import PATIENCE_S, DaemonProcess, wait_until
+from running import DaemonProcess, Program
 
 
-class BridgeProcess:
-    """`dualkd-bridge KIND` for a daemon; a context manager that waits until it serves and kills what is left."""
+class BridgeProcess(Program):
+    """`dualkd-bridge KIND` beside a daemon."""
 
-    def __init__(self, kind: str, daemon: DaemonProcess, cameras: list[str], **changes: Any) -> None:
-        """`changes` are top-level keys. Its files are in the daemon's folder."""
-        folder = daemon.config_path.parent
-        self._kind = kind
-        self._path, self._log = folder / f"{kind}.yaml", folder / f"{kind}.log"
-        self.config = {
+    def __init__(self, kind: str, folder: Path, daemon: DaemonProcess, **changes: Any) -> None:
+        """`changes` are top-level keys of its configuration; the daemon's cameras and recipes are all in it."""
+        path = folder / f"{kind}.yaml"
+        super().__init__(folder / f"{kind}.log", "dualkd.daemon.bridges.command", kind, str(path))
+        config = {
             "results": daemon.results,
             "control": daemon.control,
-            "line": "test",
-            "cameras": [{"name": name} for name in cameras],
-            "recipes": ["default"],
+            "line": daemon.config["line"],
+            "cameras": [{"name": camera["name"]} for camera in daemon.config["cameras"]],
+            "recipes": list(daemon.config["recipes"]),
             **changes,
         }
+        path.write_text(yaml.safe_dump(config))
 
-    def __enter__(self) -> BridgeProcess:
-        self.start()
-        wait_until(lambda: "INFO line: " in self.log or self.ended, "the bridge serves")
-        if self.ended:
-            raise AssertionError(f"the bridge has ended instead of serving: {self.log}")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.process.kill()
-        self.process.wait()
-        if error is not None:
-            print(self.log, file=sys.stderr)
-
-    def start(self) -> None:
-        self._path.write_text(yaml.safe_dump(self.config))
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dualkd.daemon.bridges.command", self._kind, str(self._path)],
-                stderr=log,
-                env=os.environ,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text() if self._log.exists() else ""
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def end(self) -> int:
-        """What systemd does: SIGTERM. Returns the exit status."""
-        self.process.terminate()
-        return self.process.wait(PATIENCE_S)
-
-
-def free_port() -> int:
-    """One that nothing listens on, below those that the kernel gives to whoever connects somewhere."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
+    def stop(self) -> int:
+        """What `systemctl stop` does; the exit status."""
+        self.terminate()
+        return self.wait()

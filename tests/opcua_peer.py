@@ -12,11 +12,11 @@ from typing import Any
 
 from asyncua import Client, ua
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
-from bridging import BridgeProcess, free_port
+from bridging import BridgeProcess
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from running import PATIENCE_S, DaemonProcess
+from running import PATIENCE_S, DaemonProcess, free_port, wait_until
 
 NAMESPACE = "urn:dualkd:machine-vision"
 
@@ -27,9 +27,17 @@ class OpcUa(BridgeProcess):
     def __init__(self, daemon: DaemonProcess, opcua: dict[str, Any] | None = None, **changes: Any) -> None:
         """`opcua`: keys of that section; `changes`: other top-level keys."""
         address = {"address": f"127.0.0.1:{free_port()}"} | (opcua or {})
-        super().__init__("opcua", daemon, ["cam"], opcua=address, **changes)
+        own = {"cameras": [{"name": "cam"}], "recipes": ["default"], "opcua": address}
+        super().__init__("opcua", daemon.config_path.parent, daemon, **{**own, **changes})
         self.address = address["address"]
         self.url = f"opc.tcp://{self.address}/dualkd"
+
+    def __enter__(self) -> OpcUa:
+        """Wait until it serves."""
+        super().__enter__()
+        wait_until(lambda: "INFO line: " in self.log or self.process.poll() is not None, "the bridge serves")
+        assert self.process.poll() is None, self.log
+        return self
 
 
 class Certificate:

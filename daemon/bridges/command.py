@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,7 +20,9 @@ from dualkd.daemon.bridges.feed import Bridge, BridgeError, Orders, follow
 from dualkd.daemon.client import AsyncController, AsyncSubscriber, KeyDeniedError
 from dualkd.daemon.curve import CurveError, load_client_keys
 from dualkd.daemon.notify import SystemdNotifier
+from dualkd.daemon.terminal import add_config_options, fail, log_to_stderr
 
+PROGRAM = "dualkd-bridge"
 DONE, USAGE, DENIED, ADDRESS = 0, 2, 5, 6
 
 EXIT_STATUSES = """\
@@ -38,16 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check:
             print(dump(config), end="")
             return DONE
-        _log_to_stderr()
+        log_to_stderr()
         asyncio.run(_run(arguments.kind, config))
     except (ConfigError, CurveError) as error:
-        return _fail(error, USAGE)
+        return fail(PROGRAM, error, USAGE)
     except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed: pip install 'dualkd[bridge]'", USAGE)
+        return fail(PROGRAM, f"{error.name} is not installed: pip install 'dualkd[bridge]'", USAGE)
     except KeyDeniedError as error:
-        return _fail(error, DENIED)
+        return fail(PROGRAM, error, DENIED)
     except BridgeError as error:
-        return _fail(error, ADDRESS)
+        return fail(PROGRAM, error, ADDRESS)
     return DONE
 
 
@@ -95,38 +95,14 @@ def _bridge(kind: str, config: BridgeConfig, orders: Orders) -> AbstractAsyncCon
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="dualkd-bridge",
+        prog=PROGRAM,
         description="Tell the verdicts of a running dualkd-daemon on over another protocol.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", choices=("modbus", "opcua", "mqtt"))
-    parser.add_argument("config", metavar="CONFIG", help="YAML file; configs/bridge.yaml explains every key")
-    parser.add_argument("--check", action="store_true", help="print the effective configuration and end")
-    parser.add_argument(
-        "--set",
-        metavar="KEY.PATH=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="override one key",
-    )
+    add_config_options(parser, "configs/bridge.yaml")
     return parser.parse_args(argv)
-
-
-def _log_to_stderr() -> None:
-    journal = "JOURNAL_STREAM" in os.environ  # it stamps the time itself
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(levelname)s %(message)s" if journal else "%(asctime)s %(levelname)s %(message)s",
-    )
-
-
-def _fail(error: object, status: int) -> int:
-    for line in str(error).splitlines():
-        print(f"dualkd-bridge: {line}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import ipaddress
+from typing import Annotated, Literal
 
 import msgspec
+from dualkd.daemon.config import ClientKeysConfig
 from dualkd.daemon.endpoints import check_endpoint, stays_on_host
 from dualkd.daemon.messages import TopicName
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.05, le=86_400)]
-
-
-class KeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The bridge's own key and the daemon's public one, for a daemon that has keys."""
-
-    own: Text  # NAME.key_secret
-    server: Text  # NAME.key
 
 
 class BridgeCamera(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,6 +25,32 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The Modbus TCP server."""
 
     address: Text = "127.0.0.1:1502"
+    allow: list[Text] = []  # addresses and networks that may connect; none: whoever can reach it
+    job_timeout_s: Seconds = 10.0  # a job without a verdict for so long is INVALID
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(
+                f"modbus.address: got {self.address!r}: expected ADDRESS:PORT, such as 127.0.0.1:1502"
+            )
+        for text in self.allow:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as error:
+                raise ValueError(
+                    f"modbus.allow: got {text!r}: expected an address or a network such as 192.168.1.0/24"
+                ) from error
+        if not self.allow and not stays_on_host(f"tcp://{self.address}"):
+            raise ValueError(
+                f"modbus.address: got {self.address!r}: other hosts can reach it, and Modbus has no passwords: "
+                "say who may trigger and change recipes (modbus.allow: [192.168.1.10]), or serve this host alone"
+            )
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        host, _, port = self.address.rpartition(":")
+        return host.strip("[]"), int(port)
 
 
 class OpcUaSecurity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,10 +84,41 @@ class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             )
 
 
+class MqttTlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """TLS to the broker, whose certificate must be for the host in `address`."""
+
+    ca: Text | None = None  # None: the authorities that this machine trusts
+    certificate: Text | None = None  # the bridge's own, for a broker that asks for one
+    key: Text | None = None  # of the certificate
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together; one of them is missing")
+
+
 class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The broker to publish to."""
 
-    address: Text = "127.0.0.1:1883"
+    address: Annotated[
+        str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]{1,253}):[0-9]{1,5}\Z")
+    ] = "127.0.0.1:1883"
+    protocol: Literal["mqtt5", "mqtt3.1.1"] = "mqtt5"
+    prefix: Annotated[str, msgspec.Meta(pattern=r"^[^$/+#\x00-\x1f][^+#\x00-\x1f]{0,99}(?<!/)\Z")] = "dualkd"
+    client_id: Text | None = None  # None: dualkd-LINE
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 5
+    user: Text | None = None
+    password_file: Text | None = None
+    tls: MqttTlsConfig | None = None
+    qos: Literal[0, 1, 2] = 1  # of verdicts
+    hold_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 5.0
+    expire_s: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = 10
+    commands: bool = False
+
+    def __post_init__(self) -> None:
+        if int(self.address.rpartition(":")[2]) > 65_535:
+            raise ValueError(f"address: got {self.address!r}: a port is at most 65535")
+        if self.password_file is not None and self.user is None:
+            raise ValueError("password_file: MQTT knows no password without a user; set user")
 
 
 class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,7 +126,7 @@ class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     results: Text = "tcp://127.0.0.1:5571"
     control: Text | None = "tcp://127.0.0.1:5573"  # None: nothing can be asked of the daemon
-    keys: KeysConfig | None = None
+    keys: ClientKeysConfig | None = None
     line: TopicName
     cameras: list[BridgeCamera]  # the order counts: Modbus numbers them
     recipes: list[TopicName] = []  # those that may be chosen; the order counts: Modbus numbers them

@@ -61,7 +61,10 @@ class Bridge(Protocol):
         ...
 
     async def condition(self, now: LineNow) -> None:
-        """Tell how the line is: called when something of it has changed, with each status at least."""
+        """Tell how the line is: called when something of it has changed, with each status at least.
+
+        And after a verdict that comes while the daemon is not believed to live.
+        """
         ...
 
 
@@ -74,10 +77,11 @@ async def follow(
     while True:
         received = await _receive(subscriber)
         tick()
-        if isinstance(received, Result) and not received.header.retained and received.header.camera in names:
+        is_news = isinstance(received, Result) and not received.header.retained
+        if isinstance(received, Result) and is_news and received.header.camera in names:
             await bridge.verdict(received)
         now = _line_now(subscriber, names)
-        if now != told:
+        if now != told or (now.fault and is_news):  # the last words of a daemon that is known to be gone
             _log_change(told, now)
             await bridge.condition(now)
             told = now

@@ -99,7 +99,9 @@ class Connection:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             ready = dict(self._poller.poll(_left_ms(deadline_s)))
-            if self._monitor in ready:
+            while self._monitor.poll(
+                0
+            ):  # all of it: what a message says comes after what its connection does
                 self.link.take(self._monitor.recv_multipart())
             if self.socket in ready:
                 return True
@@ -148,7 +150,7 @@ class AsyncConnection:
         while True:
             wait_ms = _left_ms(deadline_s)
             ready = dict(await self._poller.poll(-1 if wait_ms is None else wait_ms))
-            if self._monitor in ready:
+            while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 self.link.take(await self._monitor.recv_multipart(zmq.NOBLOCK))
             if self.socket in ready:
                 return await self.socket.recv_multipart(zmq.NOBLOCK)

@@ -89,7 +89,7 @@ def test_a_verdict_is_shown_with_types_times_and_a_good_status(folder: Path, bun
         OpcUa(daemon) as bridge,
     ):
         run(scenario())
-        assert bridge.end() == 0
+        assert bridge.stop() == 0
         assert "Traceback" not in bridge.log
 
 
@@ -346,7 +346,7 @@ def test_a_daemon_is_not_held_up_by_a_client_that_hangs(folder: Path, bundle: Pa
             ear.judged(100)
             assert before == 1
             print(f"100 verdicts beside a hanging client: {time.monotonic() - began_s:.1f} s")
-            assert bridge.end() == 0  # in the midst of it
+            assert bridge.stop() == 0  # in the midst of it
             transport.resume_reading()
 
     with (

@@ -26,7 +26,7 @@ from dualkd.daemon.control_messages import (
 from dualkd.daemon.messages import ResultHeader
 from hearing import Ear, seconds_to
 from keyring import Keyring
-from running import PATIENCE_S, DaemonProcess, wait_until
+from running import PATIENCE_S, DaemonProcess, free_port, wait_until
 from stream_server import StreamServer
 
 READER = """
@@ -172,11 +172,6 @@ def test_a_subscriber_that_stands_still_does_not_hold_up_the_end(folder: Path, t
         last = ear.to_the_end()
         assert daemon.wait() == 0
     assert last.cameras["cam"].dropped["publisher: a full subscriber"] > 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def test_a_wrong_key_gets_nothing_and_changes_nothing(folder: Path, bundle: Path, tmp_path: Path) -> None:

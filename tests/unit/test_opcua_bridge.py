@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from bridging import free_port
 from dualkd.daemon.bridges.config import BridgeCamera, BridgeConfig, OpcUaConfig
 from dualkd.daemon.bridges.feed import CameraNow, LineNow, Orders
 from dualkd.daemon.bridges.opcua import OpcUaBridge
@@ -22,6 +21,7 @@ from dualkd.daemon.client import Result
 from dualkd.daemon.messages import BundleRef, CameraStatus, RecipeRef, StatusHeader
 from headers import camera_status, result_header, status_header
 from opcua_peer import Peer, run, until
+from running import free_port
 
 READY = State("Operational", "Ready")
 
