@@ -4,8 +4,8 @@ Knows ZeroMQ's key files and its authentication protocol (ZAP). Does not know wh
 
 A key pair is two files, made by `dualkd-ctl keygen`: NAME.key is public and handed out, NAME.key_secret never
 leaves its owner. An allow-list is a folder of public keys, *.key: `curve.subscribers` may read results, scores
-and previews, `curve.controllers` may do so too, and may control. `curve.secret_key` is a path, or the name of a
-systemd credential: a plain name that exists in $CREDENTIALS_DIRECTORY is taken from there.
+and previews, `curve.controllers` may do so too, and may control. A secret key is a path, or the name of a systemd
+credential: see credentials.py.
 
 ZeroMQ asks for a key once, when a connection begins. A key taken out of an allow-list is therefore refused
 from the next connection on; the control socket, which sees whose key each request came with, refuses the
@@ -30,6 +30,7 @@ from typing import Any, Literal, get_args
 
 import zmq
 from dualkd.daemon.config import CurveConfig
+from dualkd.daemon.credentials import find_secret, why_not_secret
 from zmq.auth import create_certificates, load_certificate
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
@@ -53,7 +54,7 @@ class Security:
         """Read all keys. Raises CurveError."""
         self._config = config
         try:
-            _, self._secret = _load_pair(_find_secret(secret_key))
+            _, self._secret = _load_pair(find_secret(secret_key))
         except CurveError as error:
             raise CurveError(f"curve.secret_key: {error}") from error
         self._lock = threading.Lock()
@@ -154,8 +155,8 @@ class ClientKeys:
 
 
 def load_client_keys(own: Path, server: Path) -> ClientKeys:
-    """Read a client's NAME.key_secret and the daemon's NAME.key. Raises CurveError."""
-    public, secret = _load_pair(own)
+    """Read a client's NAME.key_secret (a path or a credential) and the daemon's NAME.key. Raises CurveError."""
+    public, secret = _load_pair(find_secret(str(own)))
     return ClientKeys(public, secret, _load_public(server))
 
 
@@ -199,15 +200,6 @@ def _sync(*paths: Path) -> None:
             os.close(handle)
 
 
-def _find_secret(configured: str) -> Path:
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and Path(configured).name == configured:
-        credential = Path(credentials) / configured
-        if credential.exists():
-            return credential
-    return Path(configured)
-
-
 def _load_pair(path: Path) -> tuple[bytes, bytes]:
     """Return public and secret key. Raises CurveError."""
     public, secret = _read(path)
@@ -217,11 +209,8 @@ def _load_pair(path: Path) -> tuple[bytes, bytes]:
         raise CurveError(f"{path}: the secret key in it is no CURVE key (40 characters of Z85)")
     if zmq.curve_public(secret) != public:
         raise CurveError(f"{path}: the public and the secret key in it are not a pair")
-    mode = path.stat().st_mode & 0o777
-    # systemd guards the folder of its credentials; the group bits of one are the mask of its access list
-    guarded = os.environ.get("CREDENTIALS_DIRECTORY") == str(path.parent)
-    if mode & (0o007 if guarded else 0o077):
-        raise CurveError(f"{path}: others can read this secret key (mode {mode:03o}): chmod 600 {path}")
+    if fault := why_not_secret(path):
+        raise CurveError(f"{path}: {fault}")
     return public, secret
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -45,10 +46,12 @@ def short_folder() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A TCP port of this host that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nothing listens on, below those that the kernel gives to whoever connects somewhere."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 class Program:
@@ -61,8 +64,7 @@ class Program:
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(self._command, stderr=log, env={**os.environ, **self.environment})
+        self.start()
         return self
 
     def __exit__(
@@ -76,6 +78,10 @@ class Program:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    def start(self) -> None:
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(self._command, stderr=log, env={**os.environ, **self.environment})
 
     def terminate(self) -> None:
         """What `systemctl stop` does first."""

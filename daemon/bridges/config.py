@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from dualkd.daemon.config import ClientKeysConfig
@@ -53,16 +53,72 @@ class ModbusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return host.strip("[]"), int(port)
 
 
+class OpcUaSecurity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certificates: the server's own, and those of the clients that may connect. PEM or DER."""
+
+    certificate: Text
+    private_key: Text
+    readers: Text | None = None  # folder: these may read
+    controllers: Text | None = None  # folder: these may read and call methods
+
+    def __post_init__(self) -> None:
+        if self.readers is None and self.controllers is None:
+            raise ValueError("security: names no client that may connect; set readers, controllers or both")
+
+
 class OpcUaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The OPC UA server."""
 
     address: Text = "127.0.0.1:4840"
+    security: OpcUaSecurity | None = None  # None: no security, and this host only
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(f"address: got {self.address!r}: expected ADDRESS:PORT, such as 127.0.0.1:4840")
+        if self.security is None and not stays_on_host(f"tcp://{self.address}"):
+            raise ValueError(
+                f"address: got {self.address!r}, which other hosts can reach: set opcua.security "
+                "(certificate, private_key, and readers or controllers), or serve this host only "
+                f"(127.0.0.1:{port})"
+            )
+
+
+class MqttTlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """TLS to the broker, whose certificate must be for the host in `address`."""
+
+    ca: Text | None = None  # None: the authorities that this machine trusts
+    certificate: Text | None = None  # the bridge's own, for a broker that asks for one
+    key: Text | None = None  # of the certificate
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together; one of them is missing")
 
 
 class MqttConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The broker to publish to."""
 
-    address: Text = "127.0.0.1:1883"
+    address: Annotated[
+        str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]{1,253}):[0-9]{1,5}\Z")
+    ] = "127.0.0.1:1883"
+    protocol: Literal["mqtt5", "mqtt3.1.1"] = "mqtt5"
+    prefix: Annotated[str, msgspec.Meta(pattern=r"^[^$/+#\x00-\x1f][^+#\x00-\x1f]{0,99}(?<!/)\Z")] = "dualkd"
+    client_id: Text | None = None  # None: dualkd-LINE
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 5
+    user: Text | None = None
+    password_file: Text | None = None
+    tls: MqttTlsConfig | None = None
+    qos: Literal[0, 1, 2] = 1  # of verdicts
+    hold_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 5.0
+    expire_s: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = 10
+    commands: bool = False
+
+    def __post_init__(self) -> None:
+        if int(self.address.rpartition(":")[2]) > 65_535:
+            raise ValueError(f"address: got {self.address!r}: a port is at most 65535")
+        if self.password_file is not None and self.user is None:
+            raise ValueError("password_file: MQTT knows no password without a user; set user")
 
 
 class BridgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

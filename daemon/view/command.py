@@ -23,6 +23,7 @@ from dualkd.daemon.client import (
     KeyDeniedError,
     SubscriberTimeoutError,
 )
+from dualkd.daemon.credentials import find_secret
 from dualkd.daemon.curve import ClientKeys, CurveError, load_client_keys
 from dualkd.daemon.endpoints import host_and_port, is_loopback
 from dualkd.daemon.messages import MessageError
@@ -159,7 +160,7 @@ def _tls(config: ViewConfig) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(config.tls.certificate, config.tls.key)
+        context.load_cert_chain(config.tls.certificate, find_secret(config.tls.key))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             [f"tls: {config.tls.certificate} and {config.tls.key} cannot be used: {error}"]
