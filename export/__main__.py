@@ -24,7 +24,7 @@ from dualkd.daemon.frames import FrameError
 from dualkd.export.parity import ParityError
 from dualkd.export.plans import PlanBuilder, gate_frames, verify
 from dualkd.export.tensorrt_engine import BuildSettings
-from dualkd.train.commands import say_what_is_missing
+from dualkd.train.commands import say, say_what_is_missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,14 +145,14 @@ def _build(path: Path, parts: Path | None, builder: PlanBuilder, plans: Sequence
     for precision in plans:
         bundle = load_bundle(path)
         plan = builder.add(bundle, precision, gate_frames(bundle, parts))
-        print(f"{path}: {plan.file} for {plan.machine.gpu_name}: {_say(plan.parity)}")
+        say(f"{path}: {plan.file} for {plan.machine.gpu_name}: {_parity_line(plan.parity)}")
     return 0
 
 
 def _verify(path: Path, parts: Path) -> int:
     bundle, compared = load_bundle(path), 0
     for name, parity in verify(bundle, lambda: gate_frames(bundle, parts)):
-        print(f"{path}: {name}: {_say(parity)}")
+        say(f"{path}: {name}: {_parity_line(parity)}")
         compared += 1
     if not compared:
         raise BundleError(
@@ -162,7 +162,7 @@ def _verify(path: Path, parts: Path) -> int:
     return 0
 
 
-def _say(parity: Parity) -> str:
+def _parity_line(parity: Parity) -> str:
     """One line: how far from the FP32 graph."""
     figures = {
         "d_local": parity.max_difference_local,
@@ -202,7 +202,7 @@ def _export(
         return 1
     parts: list[GraphFile | PlanFile] = [*manifest.graphs, *manifest.plans]
     files = ", ".join(f"{part.file} ({part.precision})" for part in parts)
-    print(
+    say(
         f"{options.out}: {files}; parity with the trained model on {manifest.parity.frames} frames, no verdict differs"
     )
     return 0

@@ -16,6 +16,7 @@ from dualkd.daemon.calibration import CalibrationError
 from dualkd.daemon.frames import FrameError
 from dualkd.train.benchmarks.check import check_tasks
 from dualkd.train.checkpoint import Run, RunError
+from dualkd.train.commands import say
 from dualkd.train.config import Benchmark, Protocol, TrainConfig
 from dualkd.train.datasets import DataError
 from dualkd.train.detector import Detector
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load(options.config, TrainConfig, [*_benchmark_overrides(options), *options.set])
         _check_networks(config)
         if options.check:
-            print(dump(config), end="")
+            say(dump(config).removesuffix("\n"))
             return 0
         _check_device(config)
         planned = plan_runs(config)
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     if ranks.first:
                         _report(run)
         if len(planned) > 1 and ranks.first:
-            print(f"next: dualkd-eval {config.run}, for all of them together")
+            say(f"next: dualkd-eval {config.run}, for all of them together")
     except ConfigError as error:
         print(f"dualkd-train: {error}", file=sys.stderr)
         return 2
@@ -103,10 +104,10 @@ def _benchmark_overrides(options: argparse.Namespace) -> list[str]:
 
 def _report(run: Run) -> None:
     losses = ", ".join(f"{name} loss {value:.4f}" for name, value in run.losses.items())
-    print(f"{run.config.run}: {run.steps_done} steps in {run.seconds:.0f} s, {losses}")
+    say(f"{run.config.run}: {run.steps_done} steps in {run.seconds:.0f} s, {losses}")
     if run.stopped_early is not None:
-        print(f"stopped early after step {run.stopped_early.step}: {run.stopped_early.reason}")
-    print(f"next: dualkd-export {run.config.run} --out BUNDLE", flush=True)
+        say(f"stopped early after step {run.stopped_early.step}: {run.stopped_early.reason}")
+    say(f"next: dualkd-export {run.config.run} --out BUNDLE")
 
 
 def _check_networks(config: TrainConfig) -> None:

@@ -1,7 +1,11 @@
-"""Entry points of dualkd-train and dualkd-eval, which say what to install where the training stack is missing."""
+"""Entry points of dualkd-train and dualkd-eval, which say what to install where the training stack is missing.
+
+And how these commands and dualkd-export print. Knows nothing of what they do.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -22,6 +26,15 @@ def _run(command: str, module: str) -> int:
     except ModuleNotFoundError as error:
         return say_what_is_missing(command, error)
     return int(main())
+
+
+def say(text: str) -> None:
+    """Print to standard output; a reader who has seen enough (| head) is no error, and ends no run half way."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # as Python's documentation advises, so that neither later lines nor the flush at exit fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_what_is_missing(command: str, error: ModuleNotFoundError) -> int:

@@ -7,7 +7,6 @@ in runsets.py, which figures are computed in figures.py.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from dualkd.daemon.bundle import file_sha256
 from dualkd.daemon.calibration import describe
 from dualkd.train.checkpoint import RUN_NAME, RunError
+from dualkd.train.commands import say
 from dualkd.train.compare import Measured, comparison_markdown, fold, ranking_summary
 from dualkd.train.config import Benchmark, Protocol
 from dualkd.train.datasets import GOOD, DataError, read_mask, read_samples
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RunError, WeightsError, DataError) as error:
         print(f"dualkd-eval: {error}", file=sys.stderr)
         return 1
-    _say(text)
+    say(text)
     return 0
 
 
@@ -218,15 +218,6 @@ def _compare(sets: Sequence[Sequence[RunSet]], options: argparse.Namespace) -> s
     (folder / "compare.md").write_text(text, encoding="utf-8")
     plot_comparison(measured[0].report.data, ranking_summary(columns), folder / "compare.png")
     return f"{text}\nlook at {folder / 'compare.png'}"
-
-
-def _say(text: str) -> None:
-    """Print to standard output; a reader who has seen enough (| head) is no error."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # as Python's documentation advises, so that what it flushes at exit does not fail again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
