@@ -229,8 +229,8 @@ class FakeGpu:
 class FakeTensorRT(ModuleType):
     """What the runner uses of the module tensorrt, on a FakeGpu.
 
-    refuse_enqueue: the next run is refused. idle: runs do nothing and say that all is well. break_at_run: the GPU
-    breaks down in the next run.
+    refuse_enqueue: the next run is refused. idle: runs do nothing and say that all is well; idle_runs: these, as
+    numbered from 0. break_at_run: the GPU breaks down in the next run.
     """
 
     ILogger: Any
@@ -243,6 +243,8 @@ class FakeTensorRT(ModuleType):
         self.gpu = gpu
         self.refuse_enqueue = self.idle = self.break_at_run = self.no_context = False
         self.bound: dict[str, set[int]] = {}
+        self.idle_runs: set[int] = set()
+        self.runs = 0
 
     class ILogger:  # type: ignore[no-redef]  # as TensorRT nests its levels
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -353,9 +355,10 @@ class _Context:
 
     def _run(self, batch: int, at: dict[str, int]) -> None:
         tensorrt, memory = self._tensorrt, self._tensorrt.gpu.memory
+        run, tensorrt.runs = tensorrt.runs, tensorrt.runs + 1
         if tensorrt.break_at_run:
             tensorrt.gpu.break_down()
-        if tensorrt.idle or tensorrt.break_at_run:
+        if tensorrt.idle or run in tensorrt.idle_runs or tensorrt.break_at_run:
             return
         shape = (batch, *self._shapes["frame"][1:])
         frames = np.frombuffer(memory[at["frame"]], np.uint8)[: int(np.prod(shape))].reshape(shape)
