@@ -3,8 +3,8 @@
     python tests/bench/compile_matrix.py [--covering]
 
 The default model, random weights: both methods, each choice of students, ViT-S and ViT-B, 224 and 392 px, batch 1
-and 8; 48 in all, `--covering` takes only the few in which every value appears. Prints a table; exit status 1 if one
-did not compile.
+and 8. That is 40 and not 48, since SNL is the local student's and refuses the semantic one alone. `--covering` takes
+only the few in which every value appears. Prints a table; exit status 1 if one did not compile.
 """
 
 from __future__ import annotations
