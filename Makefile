@@ -4,17 +4,22 @@ BIN := .venv/bin
 REQUIRE_PYTHON = $(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "dualkd needs Python 3.10 or newer; choose one with make PYTHON=...")'
 
 # make install: PREFIX is a folder of its own; DESTDIR stages everything for a package. On a Jetson, whose OpenCV is
-# the system's: VENV_FLAGS=--system-site-packages
+# the system's: VENV_FLAGS=--system-site-packages. Bridges and view bring libraries: EXTRAS=bridge,view
 PREFIX := /opt/dualkd
 UNITS := /usr/local/lib/systemd/system
 SYSUSERS := /usr/local/lib/sysusers.d/dualkd.conf
 TMPFILES := /usr/local/lib/tmpfiles.d/dualkd.conf
-EXAMPLE := /etc/dualkd/line1.yaml.example
+EXAMPLES := /etc/dualkd
+UNIT_FILES := dualkd@.service dualkd-replay@.service dualkd-bridge@.service dualkd-view.service
+EXAMPLE_FILES := line1.yaml bridge.yaml view.yaml
 
-.PHONY: demo test check install uninstall clean
+.PHONY: demo view test check install uninstall clean
 
 demo: .venv/.installed
 	$(BIN)/python -m dualkd.export.demo --out build/demo
+
+view: .venv/.installed
+	$(BIN)/python -m dualkd.export.demo --out build/demo --view
 
 test: .venv/.installed
 	$(BIN)/python -m pytest
@@ -44,27 +49,28 @@ install:
 	umask 022 && $(PYTHON) -m venv $(VENV_FLAGS) $(DESTDIR)$(PREFIX)
 	umask 022 && copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && \
 	    cp -R LICENSE README.md pyproject.toml configs daemon export train "$$copy" && \
-	    $(DESTDIR)$(PREFIX)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$$copy"
+	    $(DESTDIR)$(PREFIX)/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) "$$copy$(if $(EXTRAS),[$(EXTRAS)])"
 ifneq ($(DESTDIR),)
 	find $(DESTDIR)$(PREFIX)/bin -type f -exec sed -i 's|$(DESTDIR)$(PREFIX)|$(PREFIX)|g' {} +
 endif
-	install -D -m 0644 -t $(DESTDIR)$(UNITS) systemd/dualkd@.service systemd/dualkd-replay@.service
-	sed -i 's|/opt/dualkd|$(PREFIX)|g' $(DESTDIR)$(UNITS)/dualkd@.service $(DESTDIR)$(UNITS)/dualkd-replay@.service
+	install -D -m 0644 -t $(DESTDIR)$(UNITS) $(addprefix systemd/,$(UNIT_FILES))
+	sed -i 's|/opt/dualkd|$(PREFIX)|g' $(addprefix $(DESTDIR)$(UNITS)/,$(UNIT_FILES))
 	install -D -m 0644 systemd/sysusers.conf $(DESTDIR)$(SYSUSERS)
 	install -D -m 0644 systemd/tmpfiles.conf $(DESTDIR)$(TMPFILES)
-	install -D -m 0644 systemd/line1.yaml $(DESTDIR)$(EXAMPLE)
+	for name in $(EXAMPLE_FILES); do install -D -m 0644 systemd/$$name $(DESTDIR)$(EXAMPLES)/$$name.example || exit; done
 	@echo
 	@echo "Installed. Then, as root:"
 	@echo "    systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
-	@echo "    cp $(EXAMPLE) /etc/dualkd/line1.yaml    # change it; the bundle into /var/lib/dualkd/bundles"
-	@echo "    systemctl enable --now dualkd@line1     # after an upgrade: systemctl restart 'dualkd@*'"
+	@echo "    cp $(EXAMPLES)/line1.yaml.example /etc/dualkd/line1.yaml    # change it; bundles into /var/lib/dualkd/bundles"
+	@echo "    systemctl enable --now dualkd@line1     # after an upgrade: systemctl restart 'dualkd@*' 'dualkd-bridge@*' 'dualkd-view*'"
 
 uninstall:
 	@test -e $(DESTDIR)$(PREFIX)/pyvenv.cfg || \
 	    { echo "$(DESTDIR)$(PREFIX) is no installation of dualkd; name it with make uninstall PREFIX=..."; exit 1; }
 	rm -rf $(DESTDIR)$(PREFIX)
-	rm -f $(DESTDIR)$(UNITS)/dualkd@.service $(DESTDIR)$(UNITS)/dualkd-replay@.service
-	rm -f $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES) $(DESTDIR)$(EXAMPLE)
+	rm -f $(addprefix $(DESTDIR)$(UNITS)/,$(UNIT_FILES))
+	rm -f $(addsuffix .example,$(addprefix $(DESTDIR)$(EXAMPLES)/,$(EXAMPLE_FILES)))
+	rm -f $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES)
 	@echo "Kept: the configurations in /etc/dualkd, bundles, state and archives in /var/lib/dualkd, the user dualkd."
 
 clean:

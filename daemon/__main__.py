@@ -10,7 +10,6 @@ import argparse
 import faulthandler
 import functools
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from dualkd.daemon.bundle import Bundle
     from dualkd.daemon.config import DaemonConfig, EngineConfig
     from dualkd.daemon.engine import Engine
+
+PROGRAM = "dualkd-daemon"
 
 EXIT_STATUSES = """\
 exit status: 0 done (the sources ended, or SIGTERM and drained); 1 unexpected error; 2 configuration, keys, or
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dualkd.configs.loader import ConfigError, dump, load
     from dualkd.daemon.config import DaemonConfig
     from dualkd.daemon.service import ExitStatus
+    from dualkd.daemon.terminal import fail, log_to_stderr
 
     read_config = functools.partial(load, arguments.config, DaemonConfig, arguments.overrides)
     try:
@@ -40,12 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check:
             print(dump(config), end="")
             return ExitStatus.DONE
-        _log_to_stderr()
+        log_to_stderr()
         faulthandler.enable()  # a hung loop that the watchdog aborts tells where it hung
         return _run(config, read_config)
     except ConfigError as error:
-        _say(error)
-        return ExitStatus.CONFIG
+        return fail(PROGRAM, error, ExitStatus.CONFIG)
 
 
 def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
@@ -58,8 +59,10 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     from dualkd.daemon.monitoring.metrics import PrometheusMetrics
     from dualkd.daemon.notify import SystemdNotifier
     from dualkd.daemon.parts import Parts
+    from dualkd.daemon.preview import ZmqPreview
     from dualkd.daemon.publisher import ZmqPublisher
     from dualkd.daemon.service import ENDS_WITH, ExitStatus, Service, status_of
+    from dualkd.daemon.terminal import fail
 
     try:
         security = load_security(config.curve)
@@ -80,6 +83,7 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     parts = Parts(
         frames=frames,
         publisher=ZmqPublisher(config.publisher, security),
+        preview=ZmqPreview(config.preview, security, config.line),
         control=ControlServer(config.control, security, frames.trigger),
         archive=Archive(config.archive, config.line),
         metrics=PrometheusMetrics(config.metrics, config.line),
@@ -92,8 +96,7 @@ def _run(config: DaemonConfig, read_config: Callable[[], DaemonConfig]) -> int:
     try:
         return service.run()
     except ENDS_WITH as error:
-        _say(error)
-        return status_of(error)
+        return fail(PROGRAM, error, status_of(error))
     except Exception:
         logging.getLogger(__name__).exception("unexpected error")
         return ExitStatus.UNEXPECTED
@@ -117,37 +120,16 @@ def load_engine(bundle: Bundle, config: EngineConfig) -> Engine:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from dualkd.daemon.terminal import add_config_options
+
     parser = argparse.ArgumentParser(
-        prog="dualkd-daemon",
+        prog=PROGRAM,
         description="Judge the frames of cameras, films or folders and publish the verdicts over ZeroMQ.",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="YAML file; configs/daemon.yaml explains every key")
-    parser.add_argument("--check", action="store_true", help="print the effective configuration and end")
-    parser.add_argument(
-        "--set",
-        metavar="KEY.PATH=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="override one key",
-    )
+    add_config_options(parser, "configs/daemon.yaml")
     return parser.parse_args(argv)
-
-
-def _log_to_stderr() -> None:
-    journal = "JOURNAL_STREAM" in os.environ  # it stamps the time itself
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(levelname)s %(message)s" if journal else "%(asctime)s %(levelname)s %(message)s",
-    )
-
-
-def _say(error: Exception) -> None:
-    for line in str(error).splitlines():
-        print(f"dualkd-daemon: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

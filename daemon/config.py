@@ -71,7 +71,7 @@ class TriggerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What tells a sick camera, and how soon it is tried again. Live cameras only, but for `size`."""
 
-    stale_after_s: Seconds | None = 2.0  # None: frames may come as seldom as they like
+    stale_after_s: Seconds | None = 1.5  # None: frames may come as seldom as they like
     retry_s: Seconds = 0.5  # first pause before a restart; doubles up to retry_max_s
     retry_max_s: Seconds = 3.0
     black_below: Annotated[float, msgspec.Meta(gt=0, le=255)] | None = 4.0  # grey level of 99 % of the pixels
@@ -85,12 +85,19 @@ class CameraConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     name: TopicName
     source: Text | Annotated[int, msgspec.Meta(ge=0)]  # a number is a camera's index
     follow: bool = False  # a folder is watched for new images and never ends
+    loop: bool = False  # a film or folder begins again at its end
     pace: Literal["source", "max"] = "source"  # films only: at the film's own pace, or as fast as judged
     slots: Annotated[int, msgspec.Meta(ge=2, le=64)] = 6  # pictures held in shared memory
     overload: Literal["auto", "newest", "block"] = "auto"  # auto: newest for live sources, block for files
     recipe: TopicName = "default"
     trigger: TriggerConfig = msgspec.field(default_factory=TriggerConfig)
     health: HealthConfig = msgspec.field(default_factory=HealthConfig)
+
+    def __post_init__(self) -> None:
+        if self.follow and self.loop:
+            raise ValueError(
+                "follow and loop are both true; a folder that is watched has no end to begin again at"
+            )
 
 
 class BatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -119,6 +126,19 @@ class PublisherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             raise ValueError(f"results and scores are both {self.results}; they need an endpoint each")
 
 
+class PreviewConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Pictures to look at, made only while somebody subscribes to them."""
+
+    endpoint: Text | None = "tcp://127.0.0.1:5574"  # None: no previews
+    frames_per_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0  # of a camera at most; FAILs beside them
+    max_side_px: Annotated[int, msgspec.Meta(ge=64, le=4096)] = 960
+    quality: Annotated[int, msgspec.Meta(ge=10, le=100)] = 80  # of the JPEG
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None:
+            check_endpoint("endpoint", self.endpoint)
+
+
 class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The socket that dualkd-ctl speaks to."""
 
@@ -136,6 +156,13 @@ class CurveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     secret_key: Text | None = None  # the daemon's own, made by dualkd-ctl keygen
     subscribers: Text | None = None  # folder of the public keys that may read results and scores
     controllers: Text | None = None  # folder of the public keys that may control
+
+
+class ClientKeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Of a subscriber: its own key and the daemon's public one, for a daemon that has keys."""
+
+    own: Text  # NAME.key_secret
+    server: Text  # NAME.key
 
 
 class ArchiveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -180,6 +207,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
     batch: BatchConfig = msgspec.field(default_factory=BatchConfig)
     publisher: PublisherConfig = msgspec.field(default_factory=PublisherConfig)
+    preview: PreviewConfig = msgspec.field(default_factory=PreviewConfig)
     control: ControlConfig = msgspec.field(default_factory=ControlConfig)
     curve: CurveConfig = msgspec.field(default_factory=CurveConfig)
     archive: ArchiveConfig = msgspec.field(default_factory=ArchiveConfig)
@@ -213,6 +241,7 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         needs = [
             ("publisher.results", self.publisher.results, "subscribers"),
             ("publisher.scores", self.publisher.scores, "subscribers"),
+            ("preview.endpoint", self.preview.endpoint, "subscribers"),
             ("control.endpoint", self.control.endpoint, "controllers"),
         ]
         for key, endpoint, allowed in needs:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-from dualkd.daemon.client import Controller, ControllerTimeoutError
-from dualkd.daemon.connection import KeyDeniedError
+from dualkd.daemon.client import Controller, ControllerTimeoutError, KeyDeniedError
 from dualkd.daemon.control_messages import (
     AnyRequest,
     Pause,

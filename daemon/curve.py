@@ -3,9 +3,9 @@
 Knows ZeroMQ's key files and its authentication protocol (ZAP). Does not know what the sockets carry.
 
 A key pair is two files, made by `dualkd-ctl keygen`: NAME.key is public and handed out, NAME.key_secret never
-leaves its owner. An allow-list is a folder of public keys, *.key: `curve.subscribers` may read results and
-scores, `curve.controllers` may do so too, and may control. `curve.secret_key` is a path, or the name of a
-systemd credential: a plain name that exists in $CREDENTIALS_DIRECTORY is taken from there.
+leaves its owner. An allow-list is a folder of public keys, *.key: `curve.subscribers` may read results, scores
+and previews, `curve.controllers` may do so too, and may control. A secret key is a path, or the name of a systemd
+credential: see credentials.py.
 
 ZeroMQ asks for a key once, when a connection begins. A key taken out of an allow-list is therefore refused
 from the next connection on; the control socket, which sees whose key each request came with, refuses the
@@ -26,17 +26,18 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import zmq
 from dualkd.daemon.config import CurveConfig
+from dualkd.daemon.credentials import find_secret, why_not_secret
 from zmq.auth import create_certificates, load_certificate
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
 logger = logging.getLogger(__name__)
 
-Domain = Literal["results", "scores", "control"]
+Domain = Literal["results", "scores", "preview", "control"]
 
 _LOG_EVERY_S = 10.0  # at most one line of refusals so often for each domain
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -53,7 +54,7 @@ class Security:
         """Read all keys. Raises CurveError."""
         self._config = config
         try:
-            _, self._secret = _load_pair(_find_secret(secret_key))
+            _, self._secret = _load_pair(find_secret(secret_key))
         except CurveError as error:
             raise CurveError(f"curve.secret_key: {error}") from error
         self._lock = threading.Lock()
@@ -69,6 +70,7 @@ class Security:
         self._allowed = {
             "results": subscribers | controllers,
             "scores": subscribers | controllers,
+            "preview": subscribers | controllers,
             "control": controllers,
         }
 
@@ -121,7 +123,7 @@ class _Doorkeeper(ThreadAuthenticator):
         super().__init__(context)
         self._security = security
         self._address = ""
-        for domain in ("results", "scores", "control"):
+        for domain in get_args(Domain):
             self.configure_curve_callback(domain, self)
 
     async def handle_zap_message(self, msg: list[bytes]) -> None:
@@ -153,8 +155,8 @@ class ClientKeys:
 
 
 def load_client_keys(own: Path, server: Path) -> ClientKeys:
-    """Read a client's NAME.key_secret and the daemon's NAME.key. Raises CurveError."""
-    public, secret = _load_pair(own)
+    """Read a client's NAME.key_secret (a path or a credential) and the daemon's NAME.key. Raises CurveError."""
+    public, secret = _load_pair(find_secret(str(own)))
     return ClientKeys(public, secret, _load_public(server))
 
 
@@ -198,15 +200,6 @@ def _sync(*paths: Path) -> None:
             os.close(handle)
 
 
-def _find_secret(configured: str) -> Path:
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and Path(configured).name == configured:
-        credential = Path(credentials) / configured
-        if credential.exists():
-            return credential
-    return Path(configured)
-
-
 def _load_pair(path: Path) -> tuple[bytes, bytes]:
     """Return public and secret key. Raises CurveError."""
     public, secret = _read(path)
@@ -216,11 +209,8 @@ def _load_pair(path: Path) -> tuple[bytes, bytes]:
         raise CurveError(f"{path}: the secret key in it is no CURVE key (40 characters of Z85)")
     if zmq.curve_public(secret) != public:
         raise CurveError(f"{path}: the public and the secret key in it are not a pair")
-    mode = path.stat().st_mode & 0o777
-    # systemd guards the folder of its credentials; the group bits of one are the mask of its access list
-    guarded = os.environ.get("CREDENTIALS_DIRECTORY") == str(path.parent)
-    if mode & (0o007 if guarded else 0o077):
-        raise CurveError(f"{path}: others can read this secret key (mode {mode:03o}): chmod 600 {path}")
+    if fault := why_not_secret(path):
+        raise CurveError(f"{path}: {fault}")
     return public, secret
 
 

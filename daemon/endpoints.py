@@ -24,12 +24,18 @@ def is_tcp(endpoint: str) -> bool:
     return endpoint.startswith("tcp://")
 
 
-def check_http_address(key: str, address: str) -> None:
-    """Raise ValueError unless `address` is LOOPBACK:PORT."""
+def host_and_port(key: str, address: str) -> tuple[str, int]:
+    """The parts of ADDRESS:PORT. Raises ValueError, naming `key`, for anything else."""
     parts = _split(address)
     if parts is None or parts[1] == "*":
         raise ValueError(f"{key}: got {address!r}: expected ADDRESS:PORT, such as 127.0.0.1:9571")
-    if not _is_loopback(parts[0]):
+    return parts[0].strip("[]"), int(parts[1])
+
+
+def check_http_address(key: str, address: str) -> None:
+    """Raise ValueError unless `address` is LOOPBACK:PORT."""
+    host, _ = host_and_port(key, address)
+    if not is_loopback(host):
         raise ValueError(
             f"{key}: got {address!r}: only this host (127.0.0.1, [::1]) is served, for HTTP here has neither "
             "keys nor passwords; let a reverse proxy with TLS show it to others"
@@ -40,7 +46,7 @@ def stays_on_host(endpoint: str) -> bool:
     """Whether only processes of this host can reach a well-formed endpoint."""
     scheme, _, rest = endpoint.partition("://")
     parts = _split(rest)
-    return scheme == "ipc" or (parts is not None and _is_loopback(parts[0]))
+    return scheme == "ipc" or (parts is not None and is_loopback(parts[0]))
 
 
 def _split(address: str) -> tuple[str, str] | None:
@@ -49,7 +55,8 @@ def _split(address: str) -> tuple[str, str] | None:
     return (host, port) if host and well_formed else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this host's own, for itself alone."""
     if host == "localhost":
         return True
     try:

@@ -1,8 +1,9 @@
-"""The wire, version 1: what a verdict and a status look like as bytes.
+"""The wire, version 1: what a verdict, a status and a preview look like as bytes.
 
 A socket of full results carries multipart messages [topic, header, map?]; a socket of scores carries the
-same header in one frame, `topic`, one space, header, which CONFLATE can keep the last of. Headers are
-JSON. Topics are v1/LINE/CAMERA/result and v1/LINE/status.
+same header in one frame, `topic`, one space, header, which CONFLATE can keep the last of. A socket of previews
+carries [topic, header, JPEG, map?]. Headers are JSON. Topics are v1/LINE/CAMERA/result, v1/LINE/status and
+v1/LINE/CAMERA/preview. WIRE.md documents all of it, and how it may change.
 
 Imports neither zmq nor cv2: whoever has the bytes can read them. What comes in is checked for size and
 shape before it is believed.
@@ -22,6 +23,7 @@ SCHEMA = 1
 MAX_TOPIC_BYTES = 256
 MAX_HEADER_BYTES = 1 << 18
 MAX_MAP_BYTES = 1 << 25
+MAX_JPEG_BYTES = 1 << 25
 MAX_MESSAGE_BYTES = MAX_MAP_BYTES
 
 TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
@@ -128,6 +130,7 @@ class RecipeRef(msgspec.Struct, frozen=True, kw_only=True):
     bundle: BundleRef
     fail: float
     warn: float | None
+    engine: str = ""  # the runtime, its device and its precision, for a person
 
 
 class CameraStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,17 +167,33 @@ class StatusHeader(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float  # no status for several of these: the daemon is gone
     warnings: list[str]  # what somebody should look at: drift, a full disk, a camera that is lost
     cameras: dict[TopicName, CameraStatus]
+    recipes: list[TopicName] = []  # that may be chosen
+
+
+class PreviewHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture to look at: a JPEG, shrunk, of a frame whose verdict comes with it. Now and then, not every one."""
+
+    schema: Literal[1] = 1
+    kind: Literal["preview"] = "preview"
+    boot_id: str
+    line: TopicName
+    camera: TopicName
+    seq: Count  # gapless for each topic
+    size: FrameSize  # of the JPEG
+    result: ResultHeader  # the frame's; its map, where there is one, follows the JPEG
 
 
 Header = ResultHeader | StatusHeader
+"""What the results and the scores socket carry."""
 
 
 class Message(NamedTuple):
     """A message as received."""
 
     topic: str
-    header: Header
+    header: Header | PreviewHeader
     anomaly_map: npt.NDArray[np.float32] | None  # (h, w) on the model's own grid
+    jpeg: bytes | None = None  # of a preview
 
 
 def result_topic(line: str, camera: str) -> str:
@@ -183,6 +202,10 @@ def result_topic(line: str, camera: str) -> str:
 
 def status_topic(line: str) -> str:
     return f"v1/{line}/status"
+
+
+def preview_topic(line: str, camera: str) -> str:
+    return f"v1/{line}/{camera}/preview"
 
 
 def encode_map(anomaly_map: npt.NDArray[np.float32], covers: Box) -> tuple[MapSpec, bytes]:
@@ -197,24 +220,33 @@ def encode_results(topic: str, header: Header, map_bytes: bytes | None = None) -
     return parts if map_bytes is None else [*parts, map_bytes]
 
 
+def encode_preview(header: PreviewHeader, jpeg: bytes, map_bytes: bytes | None) -> list[bytes]:
+    """The parts of a message on the preview socket."""
+    parts = [preview_topic(header.line, header.camera).encode(), msgspec.json.encode(header), jpeg]
+    return parts if map_bytes is None else [*parts, map_bytes]
+
+
 def encode_scores(topic: str, header: Header) -> bytes:
     """The one frame of a message on the scores socket."""
     return topic.encode() + b" " + msgspec.json.encode(header)
 
 
-def decode_results(parts: Sequence[bytes]) -> Message:
-    """Read a message of the results socket. Raises MessageError."""
-    if not 2 <= len(parts) <= 3:
-        raise MessageError(f"a message has 2 or 3 parts, got {len(parts)}")
+def decode_multipart(parts: Sequence[bytes]) -> Message:
+    """Read a message of the results or the preview socket. Raises MessageError."""
+    if not 2 <= len(parts) <= 4:
+        raise MessageError(f"a message has 2 to 4 parts, got {len(parts)}")
     topic = _decode_topic(parts[0])
     header = _decode_header(topic, parts[1])
-    spec = header.map if isinstance(header, ResultHeader) else None
-    if (spec is None) != (len(parts) == 2):
+    rest = list(parts[2:])
+    jpeg = _decode_jpeg(topic, rest) if isinstance(header, PreviewHeader) else None
+    result = header.result if isinstance(header, PreviewHeader) else header
+    spec = result.map if isinstance(result, ResultHeader) else None
+    if len(rest) != int(spec is not None):
         announced = "no map" if spec is None else "a map"
         raise MessageError(
             f"{topic}: the header announces {announced}, but the message has {len(parts)} parts"
         )
-    return Message(topic, header, None if spec is None else _decode_map(topic, spec, parts[2]))
+    return Message(topic, header, None if spec is None else _decode_map(topic, spec, rest[0]), jpeg)
 
 
 def decode_scores(frame: bytes) -> Message:
@@ -236,14 +268,17 @@ def _decode_topic(raw: bytes) -> str:
     return topic
 
 
-def _decode_header(topic: str, raw: bytes) -> Header:
+def _decode_header(topic: str, raw: bytes) -> Header | PreviewHeader:
     if len(raw) > MAX_HEADER_BYTES:
         raise MessageError(f"{topic}: the header has {len(raw)} bytes, more than {MAX_HEADER_BYTES}")
     try:
-        header: Header
+        header: Header | PreviewHeader
         if topic.endswith("/status"):
             header = _status.decode(raw)
             expected = status_topic(header.line)
+        elif topic.endswith("/preview"):
+            header = _preview.decode(raw)
+            expected = preview_topic(header.line, header.camera)
         else:
             header = _result.decode(raw)
             expected = result_topic(header.line, header.camera)
@@ -252,6 +287,13 @@ def _decode_header(topic: str, raw: bytes) -> Header:
     if topic != expected:
         raise MessageError(f"{topic}: the header is one of {expected[:MAX_TOPIC_BYTES]}")
     return header
+
+
+def _decode_jpeg(topic: str, rest: list[bytes]) -> bytes:
+    """Take the JPEG off the parts after the header."""
+    if not rest or not rest[0].startswith(_JPEG_START) or len(rest[0]) > MAX_JPEG_BYTES:
+        raise MessageError(f"{topic}: what follows the header is no JPEG of at most {MAX_JPEG_BYTES} bytes")
+    return rest.pop(0)
 
 
 def _decode_map(topic: str, spec: MapSpec, raw: bytes) -> npt.NDArray[np.float32]:
@@ -266,3 +308,5 @@ def _decode_map(topic: str, spec: MapSpec, raw: bytes) -> npt.NDArray[np.float32
 
 _result = msgspec.json.Decoder(ResultHeader)
 _status = msgspec.json.Decoder(StatusHeader)
+_preview = msgspec.json.Decoder(PreviewHeader)
+_JPEG_START = b"\xff\xd8\xff"

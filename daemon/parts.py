@@ -81,6 +81,16 @@ class Publisher(Protocol):
     def close(self) -> None: ...
 
 
+class Preview(Protocol):
+    """Who looks on; see preview.ZmqPreview. Costs nothing while nobody does."""
+
+    def open(self) -> None: ...
+    def offer(
+        self, header: ResultHeader, image: npt.NDArray[np.uint8] | None, map_bytes: bytes | None
+    ) -> None: ...
+    def close(self) -> None: ...
+
+
 class Notifier(Protocol):
     """Who wants to know how the service is; see notify.SystemdNotifier."""
 
@@ -141,6 +151,7 @@ class Parts:
 
     frames: Frames
     publisher: Publisher
+    preview: Preview
     control: Control
     archive: Archive
     metrics: Metrics

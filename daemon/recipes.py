@@ -54,7 +54,13 @@ class Recipe:
     def ref(self) -> RecipeRef:
         """As messages name it."""
         bundle = BundleRef(name=self.bundle.manifest.name, sha256=self.bundle.sha256)
-        return RecipeRef(name=self.name, bundle=bundle, fail=self.fail, warn=self.config.warn)
+        return RecipeRef(
+            name=self.name,
+            bundle=bundle,
+            fail=self.fail,
+            warn=self.config.warn,
+            engine=self.engine.description,
+        )
 
 
 class RecipeLoader:

@@ -27,6 +27,7 @@ from dualkd.daemon.messages import State, StatusHeader, result_topic, status_top
 from dualkd.daemon.monitoring.drift import Drift
 from dualkd.daemon.monitoring.metrics import MetricsError
 from dualkd.daemon.parts import EngineLoader, Lease, Parts
+from dualkd.daemon.preview import PreviewError
 from dualkd.daemon.publisher import PublisherError
 from dualkd.daemon.recipes import RecipeError, RecipeLoader
 from dualkd.daemon.report import result_message
@@ -59,6 +60,7 @@ _STATUS_OF: dict[type[Exception], ExitStatus] = {
     EngineError: ExitStatus.ENGINE,
     SourceError: ExitStatus.SOURCE,
     PublisherError: ExitStatus.ENDPOINT,
+    PreviewError: ExitStatus.ENDPOINT,
     ControlError: ExitStatus.ENDPOINT,
     MetricsError: ExitStatus.ENDPOINT,
 }
@@ -119,6 +121,7 @@ class Service:
         parts = self._parts
         parts.publisher.open()
         logger.info("publishing on %s (results) and %s (scores)", *parts.publisher.endpoints)
+        parts.preview.open()
         parts.control.open()
         parts.metrics.open()
         parts.archive.open()
@@ -168,6 +171,7 @@ class Service:
         self._line.close()
         parts.archive.close()
         parts.publisher.close()
+        parts.preview.close()
         parts.metrics.close()
         for camera, account in self._status().cameras.items():
             verdicts = f"{account.passed} PASS, {account.failed} FAIL, {account.invalid} INVALID"
@@ -204,6 +208,7 @@ class Service:
             self._ledger.published(camera, header.verdict, header.stage_ms, absent)
         elif not absent:
             self._ledger.drop(camera, DROPPED_UNSENT)
+        self._parts.preview.offer(header, judged.frame.image, map_bytes)
         prediction = judged.prediction
         self._parts.metrics.result(header)
         self._parts.archive.offer(
@@ -331,6 +336,7 @@ class Service:
             cameras=self._ledger.statuses(
                 conditions, {camera: recipe.ref for camera, recipe in self._judge.recipes.items()}
             ),
+            recipes=self._line.recipe_names,
         )
 
     def _drop_the_rest(self) -> None:

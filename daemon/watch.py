@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 import msgspec
-from dualkd.daemon.client import Result, Status, Subscriber, SubscriberTimeoutError
-from dualkd.daemon.connection import KeyDeniedError
+from dualkd.daemon.client import KeyDeniedError, Preview, Result, Status, Subscriber, SubscriberTimeoutError
 from dualkd.daemon.curve import CurveError
 from dualkd.daemon.messages import MessageError, ResultHeader
 from dualkd.daemon.terminal import add_key_options, printable, read_keys
@@ -81,6 +80,10 @@ class _Watch:
                 self._show_status(received)
                 if self._arguments.until_ended and received.header.state == "ended":
                     return DAEMON_FAILED if received.header.exit_status else DONE
+            elif isinstance(received, Preview):
+                self._show_result(
+                    Result(received.topic, received.header.result, received.anomaly_map, received.lost)
+                )
             else:
                 self._show_result(received)
         return DONE

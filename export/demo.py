@@ -7,7 +7,6 @@ verdicts are in, and a wrong verdict is shown as one.
 from __future__ import annotations
 
 import argparse
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ from dualkd.daemon.client import Result, Subscriber
 from dualkd.daemon.messages import StageTimes
 from dualkd.export.demo_line import PartTruth, Truth, write_film, write_training_images
 from dualkd.export.demo_parts import GOOD
+from dualkd.export.demo_processes import DemoError, free_ports, run_module
+from dualkd.export.demo_watch import watch_line
 from dualkd.train.datasets import open_dataset, read_samples
 from dualkd.train.metrics import detection_metrics
 from dualkd.train.report import Tile, write_sheet
@@ -31,10 +32,6 @@ from dualkd.train.report import Tile, write_sheet
 TRAINING_SEED, FILM_SEED = 1, 7  # settings were chosen on films of other seeds
 TRAINING_IMAGES, FILM_PARTS = 280, 60
 SILENCE_S = 120.0  # longest wait for the next verdict
-
-
-class DemoError(Exception):
-    """A step of the demo failed; its own output says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 the line was judged (well or not), 1 a step failed."""
     parser = argparse.ArgumentParser(prog="python -m dualkd.export.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder for everything it makes")
-    out: Path = parser.parse_args(arguments).out
+    parser.add_argument(
+        "--view", action="store_true", help="show the line that was made before in the browser, until Ctrl-C"
+    )
+    chosen = parser.parse_args(arguments)
+    out: Path = chosen.out
     out.mkdir(parents=True, exist_ok=True)
     configs = Path(str(files("dualkd.configs"))) / "demo"
     started = time.monotonic()
     try:
+        if chosen.view:
+            watch_line(configs, out)
+            return 0
         with step("1/4 rendering the line: good parts to learn from, and a film with faults in it"):
             write_training_images(out / "good", TRAINING_IMAGES, TRAINING_SEED)
             truth = write_film(out / "film.mp4", FILM_SEED, FILM_PARTS)
@@ -91,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw_parts(parts, out / "film.mp4", out / "parts.png")
     print(f"\n{report}\n\nlook at {out / 'parts.png'} (every part with its heatmap)")
     print(f"the whole demo took {time.monotonic() - started:.0f} s")
+    print("\nwatch the line being judged, in the browser: make view")
     return 0
 
 
@@ -186,22 +191,6 @@ def draw_parts(parts: Sequence[JudgedPart], film: Path, path: Path) -> None:
         ("Good parts passed", [t for t, p in zip(tiles, order, strict=True) if p.right and not p.failed]),
     )
     write_sheet([(title, section) for title, section in sections if section], path)
-
-
-def run_module(*command: str) -> None:
-    """Run one of dualkd's commands as a user would, in a process of its own."""
-    status = subprocess.run([sys.executable, "-m", *command], check=False).returncode
-    if status != 0:
-        raise DemoError(f"{' '.join(command)} ended with status {status}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on this host that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @contextmanager

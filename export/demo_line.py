@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -154,15 +154,22 @@ def read_truth(path: Path) -> Truth:
 def write_film(path: Path, seed: int, parts: int = 60) -> Truth:
     """Writes the film to inspect (MP4) and truth.json beside it. About BAD_SHARE of the parts are bad."""
     line = mixed_line(parts, seed)
-    _encode(path, line)
+    _encode(path, _frames(line))
     truth = truth_of(line)
     path.with_name("truth.json").write_text(json.dumps(asdict(truth), indent=1) + "\n", encoding="utf-8")
     return truth
 
 
+def write_centred_parts(path: Path, film: Path, truth: Truth) -> None:
+    """Writes one frame a part, one a second: what a camera sees that a light barrier triggers. Lossless (MKV)."""
+    centred = {part.centred_frame for part in truth.parts}
+    frames = (frame for number, frame in enumerate(_decode(film)) if number in centred)
+    _encode(path, frames, codec="FFV1", fps=1)
+
+
 def write_training_film(path: Path, seed: int, frames: int = 280) -> None:
     """Writes a film (MP4) of at least that many frames, of good parts only, at every phase of the belt."""
-    _encode(path, training_line(frames, seed))
+    _encode(path, _frames(training_line(frames, seed)))
 
 
 def write_training_images(folder: Path, count: int, seed: int) -> list[Path]:
@@ -183,14 +190,18 @@ def write_training_images(folder: Path, count: int, seed: int) -> list[Path]:
     return paths
 
 
-def _encode(path: Path, line: Line) -> None:
+def _frames(line: Line) -> Iterator[Image]:
+    return (render_frame(line, frame) for frame in range(line.frame_count))
+
+
+def _encode(path: Path, frames: Iterable[Image], codec: str = "mp4v", fps: int = FPS) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH_PX, HEIGHT_PX))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (WIDTH_PX, HEIGHT_PX))
     if not writer.isOpened():
-        raise OSError(f"cannot write {path}: no mp4v encoder in this OpenCV, or no right to write there")
+        raise OSError(f"cannot write {path}: no {codec} encoder in this OpenCV, or no right to write there")
     try:
-        for frame in range(line.frame_count):
-            writer.write(render_frame(line, frame))
+        for frame in frames:
+            writer.write(frame)
     finally:
         writer.release()
 

@@ -389,6 +389,19 @@ class KeptOffers:
         """Nothing to close."""
 
 
+class NoPreview:
+    """The Preview protocol, with nobody looking on."""
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def offer(self, header: ResultHeader, image: Image | None, map_bytes: bytes | None) -> None:
+        """Nobody looks."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class NoMetrics:
     """The Metrics protocol, counting nothing."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from cameras import capture_pids
@@ -20,6 +22,9 @@ from dualkd.daemon import control_messages as requests
 from dualkd.daemon.client import Controller, Result, Status, Subscriber
 from dualkd.daemon.control_messages import AnyRequest, Reply
 from dualkd.daemon.messages import StatusHeader
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PATIENCE_S = 60.0  # a deadline, not a wait: on a busy machine everything takes longer
 
@@ -40,38 +45,26 @@ def short_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-class DaemonProcess:
-    """`python -m dualkd.daemon` with a configuration; a context manager that kills what is left."""
+def free_port() -> int:
+    """A TCP port that nothing listens on, below those that the kernel gives to whoever connects somewhere."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
 
-    def __init__(self, folder: Path, bundle: Path, cameras: list[dict[str, Any]], **changes: Any) -> None:
-        """`changes` are top-level keys; `publisher` and `recipe` are merged. Sockets are ipc ones in `folder`."""
-        self.results = f"ipc://{folder}/results"
-        self.scores = f"ipc://{folder}/scores"
-        self.control = f"ipc://{folder}/control"
-        publisher = {"results": self.results, "scores": self.scores, "wait_for_subscribers": 1}
-        publisher.update(changes.pop("publisher", {}))
-        self.config = {
-            "line": "test",
-            "recipes": {"default": {"bundle": str(bundle), **changes.pop("recipe", {})}},
-            "engine": {"threads": 1},
-            "cameras": cameras,
-            "publisher": publisher,
-            "control": {"endpoint": self.control},
-            "metrics": {"address": None},
-            **changes,
-        }
-        self.config_path = folder / "daemon.yaml"
-        self.configure()
-        self._log = folder / "log"
+
+class Program:
+    """`python -m MODULE ARGUMENTS...`; a context manager that kills what is left."""
+
+    def __init__(self, log: Path, module: str, *arguments: str) -> None:
+        """What it says to stderr is in the file `log`."""
+        self._log = log
+        self._command = [sys.executable, "-m", module, *arguments]
         self.environment: dict[str, str] = {}
 
-    def __enter__(self) -> DaemonProcess:
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dualkd.daemon", str(self.config_path)],
-                stderr=log,
-                env={**os.environ, **self.environment},
-            )
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(
@@ -86,18 +79,49 @@ class DaemonProcess:
     def log(self) -> str:
         return self._log.read_text()
 
+    def start(self) -> None:
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(self._command, stderr=log, env={**os.environ, **self.environment})
+
+    def terminate(self) -> None:
+        """What `systemctl stop` does first."""
+        self.process.send_signal(signal.SIGTERM)
+
     def wait(self) -> int:
         """The exit status, once it has ended."""
         return self.process.wait(PATIENCE_S)
+
+
+class DaemonProcess(Program):
+    """`dualkd-daemon` with a configuration."""
+
+    def __init__(self, folder: Path, bundle: Path, cameras: list[dict[str, Any]], **changes: Any) -> None:
+        """`changes` are top-level keys; `publisher` and `recipe` are merged. Sockets are ipc ones in `folder`."""
+        self.results = f"ipc://{folder}/results"
+        self.scores = f"ipc://{folder}/scores"
+        self.preview = f"ipc://{folder}/preview"
+        self.control = f"ipc://{folder}/control"
+        publisher = {"results": self.results, "scores": self.scores, "wait_for_subscribers": 1}
+        publisher.update(changes.pop("publisher", {}))
+        self.config = {
+            "line": "test",
+            "recipes": {"default": {"bundle": str(bundle), **changes.pop("recipe", {})}},
+            "engine": {"threads": 1},
+            "cameras": cameras,
+            "publisher": publisher,
+            "preview": {"endpoint": self.preview, **changes.pop("preview", {})},
+            "control": {"endpoint": self.control},
+            "metrics": {"address": None},
+            **changes,
+        }
+        self.config_path = folder / "daemon.yaml"
+        self.configure()
+        super().__init__(folder / "log", "dualkd.daemon", str(self.config_path))
 
     def configure(self, **changes: Any) -> None:
         """Write the configuration file, with other top-level keys from now on."""
         self.config.update(changes)
         self.config_path.write_text(yaml.safe_dump(self.config))
-
-    def terminate(self) -> None:
-        """What `systemctl stop` does first."""
-        self.process.send_signal(signal.SIGTERM)
 
     def subscriber(self, endpoint: str | None = None) -> Subscriber:
         return Subscriber(endpoint or self.results, timeout_s=PATIENCE_S, until_ended=True)

@@ -143,6 +143,7 @@ class Camera:
             opening=Opening(
                 source=str(self.config.source),
                 follow=self.config.follow,
+                loop=self.config.loop,
                 open_timeout_s=self._open_timeout_s,
                 read_timeout_s=self._pulse.first_frame_s,
                 mark=self._mark,

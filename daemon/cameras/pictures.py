@@ -35,6 +35,7 @@ class Opening:
 
     source: str
     follow: bool = False
+    loop: bool = False
     open_timeout_s: float = 20.0
     read_timeout_s: float | None = None  # None: a picture may take as long as it likes
     mark: Mark | None = None  # where the source stood when its last process ended; None: never opened before

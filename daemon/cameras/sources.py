@@ -1,6 +1,6 @@
 """What a camera's source string means, and which sources are live.
 
-Knows which kinds of sources there are; films.py, folders.py and live.py know what each of them is.
+Knows which kinds of sources there are; films.py, folders.py, live.py and looped.py know what each of them is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from dualkd.daemon.cameras.films import VideoFile
 from dualkd.daemon.cameras.folders import ImageFolder, WatchedFolder
 from dualkd.daemon.cameras.live import PIPELINE_SIGN, LiveCamera
+from dualkd.daemon.cameras.looped import Looped
 from dualkd.daemon.cameras.pictures import Opening, Picture, Source, SourceError
 from dualkd.daemon.config import CameraConfig
 
@@ -32,7 +33,11 @@ def open_source(opening: Opening) -> Source:
     if _is_live(opening.source):
         return LiveCamera(opening)
     path = Path(opening.source)
-    return ImageFolder(path) if path.is_dir() else VideoFile(path)
+
+    def open_file() -> Source:
+        return ImageFolder(path) if path.is_dir() else VideoFile(path)
+
+    return Looped(open_file) if opening.loop else open_file()
 
 
 def _is_live(source: str) -> bool:

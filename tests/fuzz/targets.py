@@ -74,7 +74,7 @@ def check_control(data: bytes) -> None:
 def check_messages(data: bytes) -> None:
     """Parts, one a line, are a Message or a MessageError; a map has the shape that its header announced."""
     for message in (
-        _decoded(messages.decode_results, data.split(b"\n", 3)),
+        _decoded(messages.decode_multipart, data.split(b"\n", 3)),
         _decoded(messages.decode_scores, data),
     ):
         if message is None:

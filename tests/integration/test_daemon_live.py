@@ -40,6 +40,7 @@ def live_service(
     parts = Parts(
         frames=Intake(config.cameras, config.open_timeout_s, open_),
         publisher=messages,
+        preview=fakes.NoPreview(),
         control=fakes.ListedCalls(),
         archive=fakes.KeptOffers(),
         metrics=fakes.NoMetrics(),

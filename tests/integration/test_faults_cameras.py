@@ -105,8 +105,8 @@ def test_a_stream_that_falls_silent_is_told_and_comes_back(folder: Path, bundle:
         daemon.terminate()
         last = ear.to_the_end()
         assert daemon.wait() == 0
-    assert absent.reason == "the camera was lost: no frame for 2 s (health.stale_after_s)"
-    assert "camera cam: no frame for 2 s (health.stale_after_s)" in lost.warnings
+    assert absent.reason == "the camera was lost: no frame for 1.5 s (health.stale_after_s)"
+    assert "camera cam: no frame for 1.5 s (health.stale_after_s)" in lost.warnings
     assert back.warnings == []
     assert last.cameras["cam"].absent == 1
 

@@ -14,8 +14,7 @@ from typing import Any
 import fakes
 import pytest
 import zmq
-from dualkd.daemon.client import Controller
-from dualkd.daemon.connection import KeyDeniedError
+from dualkd.daemon.client import Controller, KeyDeniedError
 from dualkd.daemon.control_messages import (
     MAX_REQUEST_BYTES,
     Pause,
@@ -27,7 +26,7 @@ from dualkd.daemon.control_messages import (
 from dualkd.daemon.messages import ResultHeader
 from hearing import Ear, seconds_to
 from keyring import Keyring
-from running import PATIENCE_S, DaemonProcess, wait_until
+from running import PATIENCE_S, DaemonProcess, free_port, wait_until
 from stream_server import StreamServer
 
 READER = """
@@ -175,11 +174,6 @@ def test_a_subscriber_that_stands_still_does_not_hold_up_the_end(folder: Path, t
     assert last.cameras["cam"].dropped["publisher: a full subscriber"] > 0
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 def test_a_wrong_key_gets_nothing_and_changes_nothing(folder: Path, bundle: Path, tmp_path: Path) -> None:
     """Strangers are denied on every socket, subscribers may not control; who is on the list hears every frame."""
     keys = Keyring(tmp_path)
@@ -294,10 +288,11 @@ def test_a_second_daemon_cannot_take_a_path(taken: str, folder: Path, bundle: Pa
         second = DaemonProcess(tmp_path, bundle, [{"name": "cam", "source": server.url}])
         addresses: dict[str, Any] = {
             "publisher": {key: f"ipc://{tmp_path}/{key}" for key in ("results", "scores")},
+            "preview": {"endpoint": f"ipc://{tmp_path}/preview"},
             "control": {"endpoint": f"ipc://{tmp_path}/control"},
         }
-        if taken == "control":
-            addresses["control"]["endpoint"] = daemon.control
+        if taken in ("preview", "control"):
+            addresses[taken]["endpoint"] = getattr(daemon, taken)
         else:
             addresses["publisher"][taken] = getattr(daemon, taken)
         second.configure(**addresses)

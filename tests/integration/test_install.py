@@ -15,6 +15,7 @@ from running import short_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("configs", "daemon", "train", "export")
+UNITS = ("dualkd@.service", "dualkd-replay@.service", "dualkd-bridge@.service", "dualkd-view.service")
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +67,15 @@ def test_make_install_puts_everything_where_systemd_looks(installed: Path) -> No
     assert str(installed) not in program
     assert "/opt/dualkd/bin/python" in program
     library = installed / "usr/local/lib"
-    for unit in ("dualkd@.service", "dualkd-replay@.service"):
+    for unit in UNITS:
         text = (library / "systemd/system" / unit).read_text()
         (start,) = (line for line in text.splitlines() if line.startswith("ExecStart="))
         assert (installed / start.removeprefix("ExecStart=/").split()[0]).is_file()
     assert (library / "sysusers.d/dualkd.conf").is_file()
     assert (library / "tmpfiles.d/dualkd.conf").is_file()
     assert (installed / "etc/dualkd/line1.yaml").read_text() == "mine"
-    assert "line: line1" in (installed / "etc/dualkd/line1.yaml.example").read_text()
+    for example in ("line1", "bridge", "view"):
+        assert "line: line1" in (installed / f"etc/dualkd/{example}.yaml.example").read_text()
 
 
 def test_systemd_finds_nothing_wrong_with_what_was_installed(installed: Path, tmp_path: Path) -> None:
@@ -93,9 +95,8 @@ def test_make_uninstall_keeps_what_is_not_its_own(tmp_path: Path) -> None:
     library = tmp_path / "usr/local/lib"
     own = [
         tmp_path / "opt/dualkd/pyvenv.cfg",
-        tmp_path / "etc/dualkd/line1.yaml.example",
-        library / "systemd/system/dualkd@.service",
-        library / "systemd/system/dualkd-replay@.service",
+        *(tmp_path / f"etc/dualkd/{example}.yaml.example" for example in ("line1", "bridge", "view")),
+        *(library / "systemd/system" / unit for unit in UNITS),
         library / "sysusers.d/dualkd.conf",
         library / "tmpfiles.d/dualkd.conf",
     ]
@@ -131,6 +132,7 @@ def test_the_base_install_runs_the_daemon_without_the_training_stack(installed: 
         "line": "base",
         "recipes": {"default": {"bundle": str(write_bundle(tmp_path / "bundle"))}},
         "cameras": [{"name": "cam", "source": str(film), "pace": "max"}],
+        "preview": {"endpoint": None},
         "control": {"endpoint": None},
         "metrics": {"address": None},
     }

@@ -13,9 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from dualkd.daemon.client import Controller, ControllerTimeoutError
+from dualkd.daemon.client import Controller, ControllerTimeoutError, KeyDeniedError
 from dualkd.daemon.config import ControlConfig
-from dualkd.daemon.connection import KeyDeniedError
 from dualkd.daemon.control import ControlError, ControlServer
 from dualkd.daemon.control_messages import (
     MAX_REPLY_BYTES,

@@ -17,7 +17,7 @@ from dualkd.daemon.control_messages import (
     encode_reply,
     encode_request,
 )
-from dualkd.daemon.messages import MessageError, ResultHeader, StatusHeader, decode_results, decode_scores
+from dualkd.daemon.messages import MessageError, ResultHeader, StatusHeader, decode_multipart, decode_scores
 from fuzz.targets import check_control, check_messages, check_ring, message_seeds, request_seeds, ring_seeds
 from fuzz.trees import slips, trees
 from hypothesis import given, settings
@@ -109,7 +109,7 @@ def test_every_result_survives_both_sockets(tree: Any) -> None:
     header = msgspec.convert(tree, ResultHeader)
     topic = messages.result_topic(header.line, header.camera)
     map_bytes = None if header.map is None else bytes(12)
-    message = decode_results(messages.encode_results(topic, header, map_bytes))
+    message = decode_multipart(messages.encode_results(topic, header, map_bytes))
     assert message.header == header
     assert (message.anomaly_map is None) == (header.map is None)
     assert decode_scores(messages.encode_scores(topic, header)).header == header
@@ -121,7 +121,7 @@ def test_every_status_survives_both_sockets(tree: Any) -> None:
     """The header whole."""
     header = msgspec.convert(tree, StatusHeader)
     topic = messages.status_topic(header.line)
-    assert decode_results(messages.encode_results(topic, header)).header == header
+    assert decode_multipart(messages.encode_results(topic, header)).header == header
     assert decode_scores(messages.encode_scores(topic, header)).header == header
 
 
@@ -161,7 +161,7 @@ def test_the_seeds_are_real_messages() -> None:
     """The coverage-guided run begins with what is read, not with what is refused."""
     assert all(_read(decode_request, raw) or _read(decode_reply, [raw]) for raw in request_seeds())
     assert all(
-        _read(decode_results, raw.split(b"\n")) or _read(decode_scores, raw) for raw in message_seeds()
+        _read(decode_multipart, raw.split(b"\n")) or _read(decode_scores, raw) for raw in message_seeds()
     )
 
 

@@ -15,7 +15,7 @@ from dualkd.daemon.messages import (
     MessageError,
     RegionBox,
     ResultHeader,
-    decode_results,
+    decode_multipart,
     decode_scores,
     encode_map,
     encode_results,
@@ -46,7 +46,7 @@ def result(**changes: Any) -> ResultHeader:
 def test_a_result_survives_the_wire() -> None:
     """Header equal, map equal to three digits and on its own grid."""
     spec, raw = encode_map(MAP, COVERS)
-    message = decode_results(encode_results(TOPIC, result(map=spec), raw))
+    message = decode_multipart(encode_results(TOPIC, result(map=spec), raw))
     assert message.topic == TOPIC
     assert message.header == result()
     assert message.anomaly_map is not None
@@ -73,7 +73,7 @@ def test_a_receiver_of_version_1_ignores_fields_it_does_not_know() -> None:
     """So that a later 1.x may add some."""
     raw = msgspec.json.decode(msgspec.json.encode(result(map=None)))
     raw["colour_of_the_hall"] = "green"
-    message = decode_results([TOPIC.encode(), msgspec.json.encode(raw)])
+    message = decode_multipart([TOPIC.encode(), msgspec.json.encode(raw)])
     assert message.header == result(map=None)
 
 
@@ -114,7 +114,7 @@ def changed(**changes: Any) -> bytes:
 def test_hostile_bytes_are_refused(parts: list[bytes]) -> None:
     """Too few parts or too many, another version, a topic that lies, sizes that lie, values out of range."""
     with pytest.raises(MessageError):
-        decode_results(parts)
+        decode_multipart(parts)
 
 
 @pytest.mark.parametrize("frame", [b"", b"v1/line/cam/result", b"v1/line/status {}", b" {}"])

@@ -16,9 +16,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from dualkd.daemon.client import Result, Status, Subscriber, SubscriberTimeoutError
+from dualkd.daemon.client import KeyDeniedError, Result, Status, Subscriber, SubscriberTimeoutError
 from dualkd.daemon.config import PublisherConfig
-from dualkd.daemon.connection import KeyDeniedError
 from dualkd.daemon.messages import Box, MapSpec, ResultHeader, StatusHeader, encode_map
 from dualkd.daemon.publisher import PublisherError, ZmqPublisher
 from headers import result_header, status_header

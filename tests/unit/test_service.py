@@ -40,7 +40,15 @@ class Line:
         self.calls = fakes.ListedCalls()
         self.archive = fakes.KeptOffers()
         self.notifier = fakes.SilentNotifier()
-        parts = Parts(self.frames, self.messages, self.calls, self.archive, fakes.NoMetrics(), self.notifier)
+        parts = Parts(
+            frames=self.frames,
+            publisher=self.messages,
+            preview=fakes.NoPreview(),
+            control=self.calls,
+            archive=self.archive,
+            metrics=fakes.NoMetrics(),
+            notifier=self.notifier,
+        )
         self.service = Service(self.configured, parts, lambda _: self.engine, lambda: self.configured)
 
     @property

@@ -47,7 +47,15 @@ class Line:
         self._asked: dict[int, AnyRequest] = {}
         self.messages.on_result = self._after_result
         self.calls.on_answer = lambda: setattr(self.frames, "held", False)
-        parts = Parts(self.frames, self.messages, self.calls, self.archive, fakes.NoMetrics(), self.notifier)
+        parts = Parts(
+            frames=self.frames,
+            publisher=self.messages,
+            preview=fakes.NoPreview(),
+            control=self.calls,
+            archive=self.archive,
+            metrics=fakes.NoMetrics(),
+            notifier=self.notifier,
+        )
         self.service = Service(self._read(), parts, self._load_engine, self._read)
 
     def ask(self, request: AnyRequest, after: int) -> Line:

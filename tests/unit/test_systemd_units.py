@@ -13,15 +13,22 @@ from pathlib import Path
 
 import pytest
 from dualkd.configs.loader import load
+from dualkd.daemon.bridges import command as bridge_command
+from dualkd.daemon.bridges.config import BridgeConfig
 from dualkd.daemon.config import DaemonConfig
 from dualkd.daemon.service import ExitStatus
+from dualkd.daemon.view import command as view_command
+from dualkd.daemon.view.config import ViewConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "systemd"
-NAMES = ("dualkd@.service", "dualkd-replay@.service")
+LINES = ("dualkd@.service", "dualkd-replay@.service")
+COMPANIONS = ("dualkd-bridge@.service", "dualkd-view.service")
 EXPOSURE_AT_MOST = 1.7
 
-unit = pytest.mark.parametrize("name", NAMES)
+unit = pytest.mark.parametrize("name", LINES)
+companion = pytest.mark.parametrize("name", COMPANIONS)
+each_unit = pytest.mark.parametrize("name", LINES + COMPANIONS)
 
 
 def settings(name: str) -> dict[str, list[str]]:
@@ -44,7 +51,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-@unit
+@each_unit
 def test_a_unit_is_well_hardened(name: str) -> None:
     """By systemd's own measure, which ranges from 0 (safe) to 10."""
     said = analyze("security", "--offline=true", "--no-pager", UNITS / name)
@@ -55,10 +62,11 @@ def test_a_unit_is_well_hardened(name: str) -> None:
     assert float(exposure[1]) <= EXPOSURE_AT_MOST
 
 
-@unit
+@each_unit
 def test_systemd_understands_every_line_of_a_unit(name: str, tmp_path: Path) -> None:
-    """With the daemon where a copy of the unit says that it is, there is nothing to complain of."""
-    shutil.copy("/bin/true", tmp_path / "dualkd-daemon")
+    """With the program where a copy of the unit says that it is, there is nothing to complain of."""
+    (start,) = settings(name)["ExecStart"]
+    shutil.copy("/bin/true", tmp_path / Path(start.split()[0]).name)
     text = (UNITS / name).read_text()
     (tmp_path / name).write_text(text.replace("/opt/dualkd/bin", str(tmp_path)))
     said = analyze("verify", tmp_path / name)
@@ -96,7 +104,12 @@ def test_the_example_of_a_configuration_fits_the_unit(name: str) -> None:
     unit = settings(name)
     (runtime,) = (f"/run/{folder.replace('%i', config.line)}" for folder in unit["RuntimeDirectory"])
     (state,) = (f"/var/lib/{folder.replace('%i', config.line)}" for folder in unit["StateDirectory"])
-    for endpoint in (config.publisher.results, config.publisher.scores, config.control.endpoint):
+    for endpoint in (
+        config.publisher.results,
+        config.publisher.scores,
+        config.preview.endpoint,
+        config.control.endpoint,
+    ):
         assert str(endpoint).startswith(f"ipc://{runtime}/")
     for folder in (config.state, config.archive.folder):
         assert str(folder).startswith(f"{state}/")
@@ -121,3 +134,63 @@ def test_the_user_of_a_unit_is_made_at_install(name: str, tmp_path: Path) -> Non
     for database, key in (("passwd", "User"), ("group", "Group")):
         made = [line.split(":")[0] for line in (tmp_path / "etc" / database).read_text().splitlines()]
         assert settings(name)[key][-1] in made
+
+
+@companion
+def test_a_companion_can_neither_delay_nor_end_the_daemon(name: str) -> None:
+    """No dependency in either direction; it runs as somebody else, has less memory, and is the first to be killed."""
+    unit, line = settings(name), settings("dualkd@.service")
+    ties = (
+        "Wants",
+        "Requires",
+        "Requisite",
+        "BindsTo",
+        "PartOf",
+        "Upholds",
+        "Conflicts",
+        "Before",
+        "OnFailure",
+    )
+    assert not set(ties) & unit.keys()
+    assert "dualkd" not in unit["After"][-1]
+    assert unit["DynamicUser"] == ["yes"]
+    assert unit["SupplementaryGroups"] == line["Group"]
+    assert int(unit["OOMScoreAdjust"][-1]) > 0 > int(line["OOMScoreAdjust"][-1])
+    assert re.fullmatch(r"\d+[MG]", unit["MemoryMax"][-1])
+
+
+@companion
+def test_a_companion_is_started_again_for_ever(name: str) -> None:
+    """But not with a configuration that stays wrong."""
+    unit = settings(name)
+    assert (unit["Restart"], unit["StartLimitIntervalSec"]) == (["always"], ["0"])
+    assert bridge_command.USAGE == view_command.USAGE == int(unit["RestartPreventExitStatus"][-1])
+
+
+def test_the_examples_of_bridge_and_view_meet_the_sockets_of_the_line() -> None:
+    """All three examples together are one line."""
+    line = load(UNITS / "line1.yaml", DaemonConfig)
+    bridge, view = load(UNITS / "bridge.yaml", BridgeConfig), load(UNITS / "view.yaml", ViewConfig)
+    assert bridge.line == view.line == line.line
+    assert [camera.name for camera in bridge.cameras] == [camera.name for camera in line.cameras]
+    assert bridge.recipes == list(line.recipes)
+    assert bridge.results == line.publisher.results
+    assert view.scores == line.publisher.scores
+    assert view.preview == line.preview.endpoint
+    assert bridge.control == view.control == line.control.endpoint
+    assert view.archive == line.archive.folder
+    (state,) = settings("dualkd-view.service")["StateDirectory"]
+    for token in (view.tokens.view, view.tokens.control):
+        assert str(token).startswith(f"/var/lib/{state}/")
+
+
+@companion
+def test_the_secrets_that_an_example_names_are_those_that_its_unit_passes_on(name: str) -> None:
+    """Each has a value in its place, so that a companion without it starts."""
+    example = re.sub(r"dualkd-(\w+)@?\.service", r"\1.yaml", name)
+    unit, text = settings(name), (UNITS / example).read_text()
+    loaded, set_to = (
+        [value.split(":")[0] for value in unit[key]] for key in ("LoadCredential", "SetCredential")
+    )
+    assert loaded == set_to
+    assert all(re.search(rf"(own|key|password_file): {credential}\b", text) for credential in loaded)
