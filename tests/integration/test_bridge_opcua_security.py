@@ -249,6 +249,20 @@ def test_a_key_of_another_certificate_is_refused(
     assert "is not the key of" in bridge.log
 
 
+def test_a_key_that_others_can_read_is_refused(
+    folder: Path, bundle: Path, certificates: Certificates
+) -> None:
+    key = folder / "open.key"
+    key.touch(mode=0o644)
+    key.write_bytes(Path(certificates.security["private_key"]).read_bytes())
+    bridge = OpcUa(
+        DaemonProcess(folder, bundle, []), {"security": certificates.security | {"private_key": str(key)}}
+    )
+    bridge.start()
+    assert bridge.process.wait() == 6
+    assert f"opcua.security.private_key: {key}: others can read this secret (mode 644)" in bridge.log
+
+
 def test_an_address_in_use_is_said(folder: Path, bundle: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from dualkd.daemon.bridges.config import OpcUaSecurity
 from dualkd.daemon.bridges.feed import BridgeError
+from dualkd.daemon.credentials import find_secret, why_not_secret
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,11 @@ class Gate(UserManager):
 def load_identity(security: OpcUaSecurity) -> Identity:
     """Read the server's certificate and key. Raises BridgeError."""
     certificate = _read("certificate", Path(security.certificate), _certificate)
-    private_key = _read("private_key", Path(security.private_key), _private_key)
+    key_path = find_secret(security.private_key)
+    private_key = _read("private_key", key_path, _private_key)
+    fault = why_not_secret(key_path)
+    if fault:
+        raise BridgeError(f"opcua.security.private_key: {key_path}: {fault}")
     if certificate.public_key() != private_key.public_key():
         raise BridgeError(
             f"opcua.security: {security.private_key} is not the key of {security.certificate}; "
