@@ -5,7 +5,7 @@ The daemon sees only this protocol; engine_onnx.py (and, on NVIDIA GPUs, engine_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol
 
@@ -49,8 +49,19 @@ class RawPrediction(NamedTuple):
         ]
 
 
+Answer = Callable[[], RawPrediction]
+"""Waits for a batch under way, and gives its prediction or raises its EngineError, again at every call."""
+
+
 class Engine(Protocol):
-    """A loaded model. A context manager; closing frees the device."""
+    """A loaded model, for one thread at a time. A context manager; closing frees the device.
+
+    A batch is brought to it in two steps, so that the caller can do something else while a device computes:
+
+        pictures = engine.room()                  # write up to max_batch frames there
+        answer = engine.begin(pictures[:count])
+        prediction = answer()
+    """
 
     @property
     def description(self) -> str:
@@ -62,8 +73,27 @@ class Engine(Protocol):
         """Height and width of the frames it takes, in pixels."""
         ...
 
+    @property
+    def beside(self) -> bool:
+        """Whether it computes beside the caller: `begin` returns before the work is done."""
+        ...
+
+    def room(self) -> npt.NDArray[np.uint8]:
+        """Memory (max_batch, H, W, 3) for the next batch's frames, from where they reach the device soonest.
+
+        The caller's until `begin`, and gone with the engine. Raises EngineError.
+        """
+        ...
+
+    def begin(self, frames: npt.NDArray[np.uint8]) -> Answer:
+        """Begin to run BGR uint8 frames (B, H, W, 3), B from 1 to the bundle's max_batch. Raises EngineError.
+
+        Any memory will do, but only `room` spares a copy. Answers may be asked for in any order.
+        """
+        ...
+
     def infer(self, frames: npt.NDArray[np.uint8]) -> RawPrediction:
-        """Run BGR uint8 frames (B, H, W, 3), B from 1 to the bundle's max_batch. Raises EngineError."""
+        """Begin, and wait for the answer. Raises EngineError."""
         ...
 
     def close(self) -> None: ...
@@ -77,10 +107,23 @@ class Engine(Protocol):
 
 def predict(engine: Engine, pictures: npt.NDArray[np.uint8]) -> list[Prediction]:
     """Run BGR uint8 frames (B, H, W, 3): one Prediction each. Raises EngineError if they are not B."""
-    raw = engine.infer(pictures)
+    return predictions(engine.infer(pictures), len(pictures))
+
+
+def predictions(raw: RawPrediction, count: int) -> list[Prediction]:
+    """What an engine said of `count` frames, one each. Raises EngineError if it is not of so many."""
     for name, value in raw._asdict().items():
-        if value is not None and len(value) != len(pictures):
-            raise EngineError(f"the engine gave {len(value)} values of {name} for {len(pictures)} frames")
+        if value is not None and len(value) != count:
+            raise EngineError(f"the engine gave {len(value)} values of {name} for {count} frames")
     if all(value is None for value in raw):
         raise EngineError("the engine gave no output")
     return raw.split()
+
+
+def check_frames(frames: npt.NDArray[np.uint8], room: tuple[int, ...]) -> None:
+    """Raise EngineError unless an engine whose room has this shape can run the frames."""
+    if frames.dtype != np.uint8 or frames.shape[1:] != room[1:] or not 1 <= len(frames) <= room[0]:
+        most, height, width, _ = room
+        raise EngineError(
+            f"the engine takes uint8 (1..{most}, {height}, {width}, 3), got {frames.dtype} {frames.shape}"
+        )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from dualkd.daemon.bundle import Bundle, Precision
-from dualkd.daemon.engine import EngineError, Provider, RawPrediction
+from dualkd.daemon.engine import Answer, EngineError, Provider, RawPrediction, check_frames
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ SHAPE_ARITHMETIC = frozenset({"Shape", "Gather", "Slice", "Squeeze", "Unsqueeze"
 
 
 class OnnxEngine:
-    """Runs a bundle's ONNX graph. See Engine."""
+    """Runs a bundle's ONNX graph. See Engine; the cores have nothing to do beside it, so `begin` computes."""
+
+    beside = False
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class OnnxEngine:
         if provider != "cpu":
             self._check_places(provider)
         self._outputs = [output.name for output in self._session.get_outputs()]
-        self._max_batch = max_batch
+        self._room = np.zeros((max_batch, *input_size, 3), np.uint8)
         self.input_size = input_size
         self.description = f"ONNX Runtime {ort.__version__}, {provider.upper()}, {precision}"
 
@@ -101,17 +103,15 @@ class OnnxEngine:
             threads=threads,
         )
 
+    def room(self) -> npt.NDArray[np.uint8]:
+        return self._room
+
+    def begin(self, frames: npt.NDArray[np.uint8]) -> Answer:
+        prediction = self.infer(frames)
+        return lambda: prediction
+
     def infer(self, frames: npt.NDArray[np.uint8]) -> RawPrediction:
-        expected = (*self.input_size, 3)
-        if (
-            frames.dtype != np.uint8
-            or frames.shape[1:] != expected
-            or not 1 <= len(frames) <= self._max_batch
-        ):
-            raise EngineError(
-                f"the engine takes uint8 (1..{self._max_batch}, {expected[0]}, {expected[1]}, 3), "
-                f"got {frames.dtype} {frames.shape}"
-            )
+        check_frames(frames, self._room.shape)
         try:
             values = self._session.run(self._outputs, {"frame": frames})
         except Exception as error:  # see above

@@ -1,26 +1,26 @@
 """TensorRT behind the engine protocol.
 
-One thread of its own holds the GPU's context and makes every call; whoever calls the engine waits for it. Frames
-beyond the plan's batch are pipelined: while one part is computed, the next is copied to the GPU.
+One thread of its own holds the GPU's context and makes every call; whoever calls the engine waits for it. Two
+batches may be under way: while one is computed, the next is written into page-locked memory and copied to the GPU.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.bundle import Bundle, Precision
 from dualkd.daemon.device import POISON, Address, Array, Device, DeviceError, Event, Stream
 from dualkd.daemon.device_cuda import CudaDevice
-from dualkd.daemon.engine import EngineError, RawPrediction
+from dualkd.daemon.engine import Answer, EngineError, RawPrediction, check_frames
 from dualkd.daemon.machine import load_tensorrt, this_machine
 from dualkd.daemon.tensorrt_plan import FRAME, REBUILD, Plan
 
@@ -28,12 +28,16 @@ logger = logging.getLogger(__name__)
 
 SLOTS = 2  # one is computed while the next is filled
 
+Result = TypeVar("Result")
+
 
 class TensorRTEngine:
-    """Runs a TensorRT plan on this machine's GPU. See Engine; `infer` takes any number of frames.
+    """Runs a TensorRT plan on this machine's GPU. See Engine.
 
-    device_ms: how long the GPU computed for the last `infer`, without the copies, by its own clock.
+    device_ms: how long the GPU computed for the latest answer, without the copies, by its own clock.
     """
+
+    beside = True
 
     def __init__(
         self,
@@ -63,16 +67,25 @@ class TensorRTEngine:
         size = (bundle.manifest.input.height, bundle.manifest.input.width)
         return cls(bundle.plan(precision, this_machine()), input_size=size, precision=precision)
 
+    def room(self) -> npt.NDArray[np.uint8]:
+        return self._on_its_thread(self._session.room)
+
+    def begin(self, frames: npt.NDArray[np.uint8]) -> Answer:
+        check_frames(frames, self._session.room_shape)
+        running = self._on_its_thread(lambda: self._session.begin(frames))
+
+        def answer() -> RawPrediction:
+            if running.outcome is None:
+                self._on_its_thread(lambda: self._session.collect(running))
+            if not isinstance(running.outcome, RawPrediction):
+                raise running.outcome or EngineError("the batch was lost")
+            self.device_ms = running.device_ms
+            return running.outcome
+
+        return answer
+
     def infer(self, frames: npt.NDArray[np.uint8]) -> RawPrediction:
-        expected = (*self.input_size, 3)
-        if frames.dtype != np.uint8 or frames.shape[1:] != expected or not len(frames):
-            raise EngineError(
-                f"the engine takes uint8 (1.., {expected[0]}, {expected[1]}, 3), got {frames.dtype} {frames.shape}"
-            )
-        if self._closed:
-            raise EngineError("the engine is closed")
-        prediction, self.device_ms = self._worker.submit(self._session.infer, frames).result()
-        return prediction
+        return self.begin(frames)()
 
     def close(self) -> None:
         if self._closed:
@@ -91,10 +104,15 @@ class TensorRTEngine:
     ) -> None:
         self.close()
 
+    def _on_its_thread(self, work: Callable[[], Result]) -> Result:
+        if self._closed:
+            raise EngineError("the engine is closed")
+        return self._worker.submit(work).result()
+
 
 @dataclass(slots=True)
 class _Slot:
-    """Where one part of a batch passes: page-locked arrays and their places on the GPU, never moved."""
+    """Where a batch passes: page-locked arrays and their places on the GPU, never moved."""
 
     frames: Array
     outputs: dict[str, Array]
@@ -103,7 +121,16 @@ class _Slot:
     begun: Event
     computed: Event
     done: Event
-    count: int = 0  # frames under way
+
+
+@dataclass(slots=True)
+class _Running:
+    """A batch that was begun, and what came of it once it is collected."""
+
+    slot: _Slot
+    count: int  # frames
+    outcome: RawPrediction | EngineError | None = None
+    device_ms: float = 0.0
 
 
 class _Session:
@@ -114,7 +141,8 @@ class _Session:
         self._input_size = input_size
         self._device = device
         self._plan = Plan(plan)
-        self._slots: list[_Slot] = []
+        self._free: deque[_Slot] = deque()  # the first is the next batch's room
+        self._under_way: deque[_Running] = deque()  # in the order in which they were begun
         self._copying = self._computing = Stream(0)
 
     def open(self, tensorrt: ModuleType | None) -> tuple[str, str]:
@@ -130,46 +158,53 @@ class _Session:
             )
         try:
             self._copying, self._computing = self._device.stream(), self._device.stream()
-            self._slots = [self._new_slot() for _ in range(SLOTS)]
+            self._free.extend(self._new_slot() for _ in range(SLOTS))
         except DeviceError as error:
             raise _explained("the engine's buffers cannot be made", error) from error
         return gpu, f"{module.__name__} {module.__version__}"
 
-    def infer(self, frames: npt.NDArray[np.uint8]) -> tuple[RawPrediction, float]:
-        """The prediction, and how long the GPU computed in ms. Raises EngineError; then nothing is under way."""
+    @property
+    def room_shape(self) -> tuple[int, ...]:
+        return (self._plan.max_batch, *self._input_size, 3)
+
+    def room(self) -> npt.NDArray[np.uint8]:
+        """The frames of the next batch's slot. Waits for the oldest batch if every slot is taken."""
+        if not self._free:
+            self.collect(self._under_way[0])
+        return self._free[0].frames
+
+    def begin(self, frames: npt.NDArray[np.uint8]) -> _Running:
+        """Give the GPU a batch. Raises EngineError; then nothing of it is under way."""
+        room = self.room()[: len(frames)]
+        if frames.ctypes.data != room.ctypes.data:
+            np.copyto(room, frames)
+        slot = self._free[0]
         try:
-            parts, times_ms = zip(*self._run(frames), strict=True)
-        except DeviceError as error:
+            self._launch(slot, len(frames))
+        except (DeviceError, EngineError) as error:
             self._settle()
             raise _explained("the GPU failed at a batch", error) from error
-        except EngineError:
-            self._settle()
-            raise
-        return (parts[0] if len(parts) == 1 else RawPrediction.join(parts)), sum(times_ms)
+        running = _Running(self._free.popleft(), len(frames))
+        self._under_way.append(running)
+        return running
+
+    def collect(self, running: _Running) -> None:
+        """Wait for a batch and those begun before it, each of which gets its own prediction or error."""
+        while running.outcome is None:
+            self._collect(self._under_way.popleft())
 
     def close(self) -> None:
         """Free all that open made, whether it ended well or not."""
-        self._slots.clear()
+        if self._under_way:  # the plan must not go while it runs
+            self._settle()
+        self._under_way.clear()
+        self._free.clear()
         self._plan.close()
         self._device.close()
 
-    def _run(self, frames: npt.NDArray[np.uint8]) -> Iterator[tuple[RawPrediction, float]]:
-        """Every part of the batch; the next is under way while one is waited for."""
-        under_way: deque[_Slot] = deque()
-        starts = range(0, len(frames), self._plan.max_batch)
-        for start, slot in zip(starts, itertools.cycle(self._slots), strict=False):
-            if len(under_way) == SLOTS:
-                yield self._collect(under_way.popleft())
-            self._launch(slot, frames[start : start + self._plan.max_batch])
-            under_way.append(slot)
-        while under_way:
-            yield self._collect(under_way.popleft())
-
-    def _launch(self, slot: _Slot, frames: npt.NDArray[np.uint8]) -> None:
-        """Give the GPU all that is to be done with these frames. What it does not write stays poisoned."""
-        device, count = self._device, len(frames)
-        slot.count = count
-        np.copyto(slot.frames[:count], frames)
+    def _launch(self, slot: _Slot, count: int) -> None:
+        """Give the GPU all that is to be done with the slot's frames. What it does not write stays poisoned."""
+        device = self._device
         device.upload(slot.addresses[FRAME], slot.frames[:count], self._copying)
         device.record(slot.uploaded, self._copying)
         for name, output in slot.outputs.items():
@@ -184,18 +219,27 @@ class _Session:
             device.download(output[:count], slot.addresses[name], self._computing)
         device.record(slot.done, self._computing)
 
-    def _collect(self, slot: _Slot) -> tuple[RawPrediction, float]:
-        """Wait for a part; its prediction, in memory of its own, and how long the GPU computed in ms."""
-        self._device.finish(slot.done)
-        values = {name: output[: slot.count].copy() for name, output in slot.outputs.items()}
+    def _collect(self, running: _Running) -> None:
+        """Wait for the oldest batch; its prediction goes into memory of its own, and its slot is free."""
+        slot = running.slot
+        try:
+            self._device.finish(slot.done)
+            running.device_ms = self._device.elapsed_ms(slot.begun, slot.computed)
+            running.outcome = self._read(slot, running.count)
+        except (DeviceError, EngineError) as error:
+            self._settle()
+            running.outcome = _explained("the GPU failed at a batch", error)
+        self._free.append(slot)
+
+    def _read(self, slot: _Slot, count: int) -> RawPrediction:
+        values = {name: output[:count].copy() for name, output in slot.outputs.items()}
         for name, value in values.items():
             unwritten = int((value.view(np.uint32) == POISON).sum())
             if unwritten:
                 raise EngineError(
                     f"the plan left {unwritten} of {value.size} values of {name} unwritten; {REBUILD}"
                 )
-        prediction = RawPrediction(*(values.get(name) for name in RawPrediction._fields))
-        return prediction, self._device.elapsed_ms(slot.begun, slot.computed)
+        return RawPrediction(*(values.get(name) for name in RawPrediction._fields))
 
     def _settle(self) -> None:
         """Let the GPU end what it was given, so that the next batch finds the slots at rest."""
@@ -206,7 +250,7 @@ class _Session:
 
     def _new_slot(self) -> _Slot:
         device, batch = self._device, self._plan.max_batch
-        frames = device.host_array((batch, *self._input_size, 3), np.uint8)
+        frames = device.host_array(self.room_shape, np.uint8)
         outputs = {
             name: device.host_array((batch, *shape), np.float32) for name, shape in self._plan.outputs.items()
         }
@@ -223,7 +267,9 @@ class _Session:
         )
 
 
-def _explained(what: str, error: DeviceError) -> EngineError:
+def _explained(what: str, error: DeviceError | EngineError) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
     advice = (
         "see what else uses its memory (nvidia-smi), or export with a smaller --max-batch"
         if error.out_of_memory

@@ -2,20 +2,23 @@
 
 Knows recipes and the engine protocol. Does not know where frames come from, sockets or accounts. An
 engine's error is a verdict too, INVALID with the error as its reason; it never becomes a PASS.
+
+Where the engine computes beside the host, frames are resized while those before them are computed: their
+verdicts are due one turn later, or as soon as a turn brings no frames.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.decision import decide
-from dualkd.daemon.engine import Engine, EngineError, predict
+from dualkd.daemon.engine import Answer, Engine, EngineError, RawPrediction, predictions
 from dualkd.daemon.frames import FrameError, Image, crop, to_model_size
 from dualkd.daemon.mask import masked
 from dualkd.daemon.messages import Box, FrameSize
@@ -42,31 +45,42 @@ class Judged:
 
 
 @dataclass(slots=True)
-class _Place:
-    """A frame in the batch of its engine (at `index`), or with a fault."""
+class _Model:
+    """An engine in use."""
 
-    frame: Frame
-    recipe: Recipe
-    size: FrameSize | None = None
-    covers: Box | None = None
-    index: int | None = None
-    fault: str = ""
-    wait_ms: float = 0.0
-    resize_ms: float = 0.0
+    engine: Engine
+    max_batch: int
+    filling: _Batch | None = None  # has room for more frames
+    error: str = ""  # of the latest batch
+    errors_in_a_row: int = 0
 
 
 @dataclass(slots=True)
 class _Batch:
-    """The frames of one turn that go through one engine, and what came of them."""
+    """Frames that go through an engine together, and what comes of them."""
 
-    engine: Engine
-    max_batch: int
-    pictures: npt.NDArray[np.uint8]
+    pictures: npt.NDArray[np.uint8]  # the engine's own room
     count: int = 0
+    answer: Answer | None = None  # from when it is begun until it is collected
     predictions: list[Prediction] = field(default_factory=list)
     error: str = ""
-    errors_in_a_row: int = 0
     infer_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class _Place:
+    """A frame in a batch of its engine (at `index`), or with a fault."""
+
+    frame: Frame
+    recipe: Recipe
+    model: _Model
+    size: FrameSize | None = None
+    covers: Box | None = None
+    batch: _Batch | None = None
+    index: int = 0
+    fault: str = ""
+    wait_ms: float = 0.0
+    resize_ms: float = 0.0
 
 
 @dataclass(slots=True)
@@ -84,17 +98,19 @@ class Judge:
         """`size` None takes the bundles' own max_batch."""
         self._size = size
         self._stations: dict[str, _Station] = {}
-        self._batches: dict[str, _Batch] = {}  # by the bundle's sha256
+        self._models: dict[str, _Model] = {}  # by the bundle's sha256
+        self._under_way: deque[_Place] = deque()  # frames without a verdict, in order
 
     @property
     def limit(self) -> int:
         """How many frames one turn may bring."""
-        return max((len(batch.pictures) for batch in self._batches.values()), default=1)
+        manifests = [station.recipe.bundle.manifest for station in self._stations.values()]
+        return max((self._size or manifest.max_batch for manifest in manifests), default=1)
 
     def broken_engine(self, errors_in_a_row: int) -> str | None:
         """The last error of an engine that failed so many batches in a row, whatever others did meanwhile."""
-        batches = self._batches.values()
-        return next((each.error for each in batches if each.errors_in_a_row >= errors_in_a_row), None)
+        models = self._models.values()
+        return next((each.error for each in models if each.errors_in_a_row >= errors_in_a_row), None)
 
     @property
     def recipes(self) -> dict[str, Recipe]:
@@ -102,58 +118,70 @@ class Judge:
         return {camera: station.recipe for camera, station in self._stations.items()}
 
     def use(self, recipes: dict[str, Recipe]) -> None:
-        """Judge these cameras by these recipes from the next frame on."""
-        if not recipes:
-            return
+        """Judge these cameras by these recipes from the next frame on.
+
+        Waits for what is under way: afterwards no engine that is out of use is needed any more.
+        """
+        for place in self._under_way:
+            self._collect(place)
         for camera, recipe in recipes.items():
             self._stations[camera] = _Station(recipe, deque(maxlen=recipe.config.smoothing - 1))
-        in_use = {station.recipe.bundle.sha256: station.recipe for station in self._stations.values()}
-        limit = max(self._size or recipe.bundle.manifest.max_batch for recipe in in_use.values())
-        kept = self._batches if limit == self.limit else {}
-        self._batches = {
-            sha256: kept.get(sha256)
-            or _Batch(
-                engine=recipe.engine,
-                max_batch=min(limit, recipe.bundle.manifest.max_batch),
-                pictures=np.zeros((limit, *recipe.engine.input_size, 3), np.uint8),
-            )
-            for sha256, recipe in in_use.items()
-        }
+        known, self._models = self._models, {}
+        for recipe in self.recipes.values():
+            sha256 = recipe.bundle.sha256
+            model = known.get(sha256)
+            if model is None or model.engine is not recipe.engine:
+                model = _Model(recipe.engine, max_batch=0)
+            model.max_batch = min(self.limit, recipe.bundle.manifest.max_batch)
+            self._models[sha256] = model
 
-    def judge(self, frames: Sequence[Frame]) -> list[Judged]:
-        """Return the verdict of up to `limit` frames, in order. What the engine cannot do makes INVALID."""
+    def judge(self, frames: Sequence[Frame]) -> Iterator[Judged]:
+        """Take up to `limit` frames, and give the verdicts that are due, in the order of their frames.
+
+        All are due, but for these frames if an engine computes beside the host. What the engine cannot do makes
+        INVALID.
+        """
         taken_ns = time.monotonic_ns()
-        for batch in self._batches.values():
-            batch.count, batch.predictions = 0, []
-        places = [self._place(frame, taken_ns) for frame in frames]
-        for batch in self._batches.values():
-            if batch.count:
-                self._infer(batch)
-        return [self._decide(place) for place in places]
+        for frame in frames:
+            place = self._place(frame, taken_ns)
+            self._under_way.append(place)
+            if place.batch is not None and place.batch.count == place.model.max_batch:
+                self._begin(place.model)
+        for model in self._models.values():
+            self._begin(model)
+        stay = len(frames) if any(model.engine.beside for model in self._models.values()) else 0
+        while len(self._under_way) > stay:
+            place = self._under_way.popleft()
+            self._collect(place)
+            yield self._decide(place)
 
     def _place(self, frame: Frame, taken_ns: int) -> _Place:
-        """Bring a frame's picture into its engine's batch."""
+        """Bring a frame's picture into a batch of its engine."""
         began_ns = time.monotonic_ns()
         recipe = self._stations[frame.camera].recipe
-        place = _Place(frame, recipe, fault=frame.fault, wait_ms=(taken_ns - frame.captured_mono_ns) / 1e6)
+        model = self._models[recipe.bundle.sha256]
+        wait_ms = (taken_ns - frame.captured_mono_ns) / 1e6
+        place = _Place(frame, recipe, model, fault=frame.fault, wait_ms=wait_ms)
         if frame.image is None:
             place.fault = frame.fault or "the frame has no picture"
         else:
             height, width = frame.image.shape[:2]
             place.size = FrameSize(width_px=width, height_px=height)
         if frame.image is not None and not place.fault:
-            batch = self._batches[recipe.bundle.sha256]
+            if model.filling is None:
+                model.filling = _Batch(model.engine.room())
+            batch = model.filling
             try:
-                place.covers = self._show(frame.image, recipe, batch)
-                place.index = batch.count
+                place.covers = self._show(frame.image, recipe, batch.pictures[batch.count])
+                place.batch, place.index = batch, batch.count
                 batch.count += 1
             except FrameError as error:
                 place.fault = str(error)
         place.resize_ms = (time.monotonic_ns() - began_ns) / 1e6
         return place
 
-    def _show(self, image: Image, recipe: Recipe, batch: _Batch) -> Box:
-        """Write what the recipe looks at into the batch; return which part of the picture that is."""
+    def _show(self, image: Image, recipe: Recipe, out: Image) -> Box:
+        """Write what the recipe looks at to `out`, at model size; return which part of the picture that is."""
         height, width = image.shape[:2]
         region = recipe.config.region
         if recipe.mask_size is not None and recipe.mask_size != (height, width):
@@ -162,30 +190,46 @@ class Judge:
                 f"{recipe.mask_size[1]} x {recipe.mask_size[0]}"
             )
         seen = image if region is None else crop(image, region)
-        to_model_size(seen, *batch.engine.input_size, out=batch.pictures[batch.count])
+        model_height, model_width, _ = out.shape
+        to_model_size(seen, model_height, model_width, out=out)
         if region is None:
             return Box(x_px=0, y_px=0, width_px=width, height_px=height)
         return Box(**msgspec.structs.asdict(region))
 
-    def _infer(self, batch: _Batch) -> None:
+    def _begin(self, model: _Model) -> None:
+        """Give the engine the batch that was filled, if any."""
+        batch = model.filling
+        if batch is None or not batch.count:
+            return
+        model.filling = None
         began_ns = time.monotonic_ns()
         try:
-            for start in range(0, batch.count, batch.max_batch):
-                pictures = batch.pictures[start : min(start + batch.max_batch, batch.count)]
-                batch.predictions += predict(batch.engine, pictures)
-            batch.error, batch.errors_in_a_row = "", 0
+            batch.answer = model.engine.begin(batch.pictures[: batch.count])
         except EngineError as failure:
-            batch.error = str(failure)
-            batch.errors_in_a_row += 1
+            batch.answer = _failing(failure)
         batch.infer_ms = (time.monotonic_ns() - began_ns) / 1e6
+
+    def _collect(self, place: _Place) -> None:
+        """Wait for the engine's answer to the batch of this frame, unless it is there."""
+        model, batch = place.model, place.batch
+        if batch is None or batch.answer is None:
+            return
+        began_ns = time.monotonic_ns()
+        try:
+            batch.predictions = predictions(batch.answer(), batch.count)
+            model.error, model.errors_in_a_row = "", 0
+        except EngineError as failure:
+            model.error = batch.error = str(failure)
+            model.errors_in_a_row += 1
+        batch.answer = None
+        batch.infer_ms += (time.monotonic_ns() - began_ns) / 1e6
 
     def _decide(self, place: _Place) -> Judged:
         began_ns = time.monotonic_ns()
-        station, recipe = self._stations[place.frame.camera], place.recipe
-        batch = self._batches[recipe.bundle.sha256]
+        station, recipe, batch = self._stations[place.frame.camera], place.recipe, place.batch
         prediction = None
-        fault = place.fault or batch.error
-        if place.index is None or fault:
+        fault = place.fault or ("" if batch is None else batch.error)
+        if batch is None or fault:
             verdict = Verdict("INVALID", fault, recipe.fail, recipe.config.warn)
             if place.frame.frame_id is None:  # what came before the gap says nothing of what comes after
                 station.scores.clear()
@@ -206,12 +250,21 @@ class Judge:
             covers=place.covers,
             prediction=prediction,
             verdict=verdict,
-            batch=0 if place.index is None else batch.count,
+            batch=0 if batch is None else batch.count,
             wait_ms=place.wait_ms,
             resize_ms=place.resize_ms,
-            infer_ms=0.0 if place.index is None else batch.infer_ms,
+            infer_ms=0.0 if batch is None else batch.infer_ms,
             decide_ms=(time.monotonic_ns() - began_ns) / 1e6,
         )
+
+
+def _failing(error: EngineError) -> Answer:
+    """The answer to a batch that could not be begun."""
+
+    def answer() -> RawPrediction:
+        raise error
+
+    return answer
 
 
 def _regions(prediction: Prediction, recipe: Recipe, covers: Box | None) -> list[Region]:

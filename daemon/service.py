@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 
 import msgspec
@@ -25,7 +26,7 @@ from dualkd.daemon.line import Line
 from dualkd.daemon.messages import State, StatusHeader, result_topic, status_topic
 from dualkd.daemon.monitoring.drift import Drift
 from dualkd.daemon.monitoring.metrics import MetricsError
-from dualkd.daemon.parts import EngineLoader, Parts
+from dualkd.daemon.parts import EngineLoader, Lease, Parts
 from dualkd.daemon.preview import PreviewError
 from dualkd.daemon.publisher import PublisherError
 from dualkd.daemon.recipes import RecipeError, RecipeLoader
@@ -83,6 +84,7 @@ class Service:
         self._line = Line(config, self._judge, RecipeLoader(load_engine))
         cameras = [camera.name for camera in config.cameras]
         self._ledger = Ledger(cameras)
+        self._leases: deque[Lease] = deque()  # frames with the judge, in order
         self._drift = Drift(config.drift)
         self._commands = Commands(cameras, parts.frames, self._line, read_config, self._status)
         self._state: State = "starting"
@@ -144,7 +146,11 @@ class Service:
         frames.stop()
         self._deadline_s = time.monotonic() + self._config.drain_timeout_s
         kill_at_s = time.monotonic() + self._config.stop_grace_s
-        while not frames.ended() and self._stop_requests < 2 and time.monotonic() < self._deadline_s:
+        while (
+            (self._leases or not frames.ended())
+            and self._stop_requests < 2
+            and time.monotonic() < self._deadline_s
+        ):
             self._turn()
             if time.monotonic() > kill_at_s:
                 frames.abandon()
@@ -173,13 +179,14 @@ class Service:
             logger.info("camera %s: %d captured: %s, %d dropped", camera, account.captured, verdicts, dropped)
 
     def _turn(self) -> None:
-        """One turn of the loop: take frames, judge them, publish each verdict."""
+        """One turn of the loop: take frames, judge them, publish each verdict that is due."""
         self._tick()
         frames = self._parts.frames
-        leases = frames.take(self._judge.limit, TICK_S, self._config.batch.deadline_ms / 1e3)
-        if not leases:
-            return
-        for lease, judged in zip(leases, self._judge.judge([lease.frame for lease in leases]), strict=True):
+        wait_s = 0.0 if self._leases else TICK_S
+        taken = frames.take(self._judge.limit, wait_s, self._config.batch.deadline_ms / 1e3)
+        self._leases.extend(taken)
+        for judged in self._judge.judge([lease.frame for lease in taken]):
+            lease = self._leases.popleft()
             self._publish(judged)
             frames.release(lease)
         if (error := self._judge.broken_engine(ENGINE_ERRORS_IN_A_ROW)) is not None:
@@ -334,15 +341,19 @@ class Service:
 
     def _drop_the_rest(self) -> None:
         """What nobody will judge any more is counted as dropped, so that the accounts close."""
+        self._drop(self._leases)
         self._parts.frames.stop()
         until_s = time.monotonic() + self._config.stop_grace_s
         while not self._parts.frames.ended():
             if time.monotonic() > until_s:
                 self._parts.frames.abandon()
-            for lease in self._parts.frames.take(64, TICK_S, 0.0):
-                if lease.frame.frame_id is not None:
-                    self._ledger.drop(lease.frame.camera, DROPPED_AT_STOP)
-                self._parts.frames.release(lease)
+            self._drop(self._parts.frames.take(64, TICK_S, 0.0))
+
+    def _drop(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            if lease.frame.frame_id is not None:
+                self._ledger.drop(lease.frame.camera, DROPPED_AT_STOP)
+            self._parts.frames.release(lease)
 
 
 def status_of(error: Exception) -> ExitStatus:

@@ -75,7 +75,13 @@ def export_run(
             path = folder / GRAPH_NAMES[precision]
             log.info("writing %s", path.name)
             write_onnx(
-                detector, path, size=size, max_batch=max_batch, precision=precision, attention=attention
+                detector,
+                path,
+                size=size,
+                max_batch=max_batch,
+                precision=precision,
+                attention=attention,
+                frames=torch.from_numpy(frames[::4]),
             )
             if precision == "fp16":
                 log.info("largest number in half precision, of %g: %s", HALF_MAX, check_range(path, frames))

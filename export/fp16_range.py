@@ -2,9 +2,8 @@
 
 ONNX Runtime's CPU computes halves in float32, so that an overflow which a GPU would turn into infinity passes
 unseen there. Here the same graph, rounded weights and all, is run in float32 with the largest magnitude of every
-half-precision tensor as an output. What an operator adds up on the way is not seen: reductions are float32 in our
-graphs (onnx_graph.py), and MatMul, Conv, Softmax and LayerNormalization are taken to accumulate in float32, as
-TensorRT's do by default.
+half-precision tensor as an output. What an operator adds up on the way is not seen: reductions and products are
+added up in float32 in our graphs (onnx_graph.py), and Conv, Softmax and attention's two products are taken to be.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ from pathlib import Path
 import onnx
 import torch
 from dualkd.daemon.bundle import Precision
+from dualkd.export.half_precision import halve
 from dualkd.train.detector import Detector
-from dualkd.train.model import LinearAttention
-from timm.layers.attention import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 OPSET = 18  # LayerNormalization is one operator from 17 on
+HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+PRODUCTS = ("MatMul", "Gemm")
 
 
 def write_onnx(
@@ -28,21 +29,19 @@ def write_onnx(
     max_batch: int,
     precision: Precision,
     attention: Precision = "fp16",
+    frames: Tensor | None = None,
 ) -> None:
     """Export `detector` (in evaluation mode, on the CPU) for frames of `size` (height, width) in pixels.
 
-    fp16 halves the three networks module by module and leaves pixels, reductions, distances and maps in
-    float32, so the precision is written into the graph and no builder flag can change it. `attention` fp32 leaves the
-    attention in float32 too: slower, since the GPU's fused kernel for it is lost.
+    fp16 halves the products of the three networks and leaves all else in float32, so the precision is written into
+    the graph and no builder flag can change it; `frames`, a few good ones (M, H, W, 3), are what its rounding is made
+    good for (None: black ones). `attention` fp32 leaves the attention in float32 too: slower, since the GPU's fused
+    kernel for it is lost.
     """
+    example = torch.zeros(min(2, max_batch), *size, 3, dtype=torch.uint8)
     if precision == "fp16":
         detector = copy.deepcopy(detector)
-        for network in (detector.teacher, detector.local, detector.semantic):
-            if network is not None:
-                network.half()
-                if attention == "fp32":
-                    _keep_attention_float(network)
-    example = torch.zeros(min(2, max_batch), *size, 3, dtype=torch.uint8)
+        halve(detector, example if frames is None else frames, attention)
     dynamic = ({0: torch.export.Dim("batch", min=1, max=max_batch)},) if max_batch > 1 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
@@ -61,25 +60,8 @@ def write_onnx(
     program.save(str(path), external_data=False)
     model = onnx.load(path)
     _cast_first(model.graph)
-    _reduce_in_float(model.graph)
+    _add_up_in_float(model.graph)
     onnx.save(model, path)
-
-
-def _keep_attention_float(network: nn.Module) -> None:
-    """Let every attention, its projections included, take and give halves but compute in float32."""
-    for module in network.modules():
-        if isinstance(module, (Attention, LinearAttention)):
-            module.float()
-            module.register_forward_pre_hook(_to_float)
-            module.register_forward_hook(_to_half)
-
-
-def _to_float(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.float() for tensor in inputs)
-
-
-def _to_half(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output.half()
 
 
 def _cast_first(graph: onnx.GraphProto) -> None:
@@ -96,24 +78,31 @@ def _cast_first(graph: onnx.GraphProto) -> None:
     graph.node.extend([cast, *nodes])
 
 
-def _reduce_in_float(graph: onnx.GraphProto) -> None:
-    """Let sums and norms of halves be computed in float32: what is added up may pass what half precision holds."""
-    halves = {
-        value.name
-        for value in graph.value_info
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
-    }
+def _add_up_in_float(graph: onnx.GraphProto) -> None:
+    """Let what is added up of halves be added up in float32, and then rounded to halves.
+
+    Sums and norms may pass what half precision holds. A product of matrices TensorRT would otherwise add up in
+    whatever is fastest on the GPU, half precision on many. Between Casts, those of what it takes and that of what it
+    gives, TensorRT knows it as one of halves with float32 sums; without the last it keeps the weights in float32
+    and multiplies those. Softmax and the two products beside it are left alone: they are the pattern of its fused
+    attention.
+    """
+    halves = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == HALF}
+    softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
+    beside = {name for node in softmaxes for name in (*node.input, *node.output)}
     nodes = []
     for node in graph.node:
-        if not (node.op_type.startswith("Reduce") and node.output[0] in halves):
+        name, reduces = node.output[0], node.op_type.startswith("Reduce")
+        attends = not beside.isdisjoint([*node.input, *node.output])
+        if name not in halves or not (reduces or (node.op_type in PRODUCTS and not attends)):
             nodes.append(node)
             continue
-        name = node.output[0]
-        widened, reduced = f"{name}_widened", f"{name}_reduced"
-        widen = onnx.helper.make_node("Cast", [node.input[0]], [widened], to=onnx.TensorProto.FLOAT)
-        node.input[0], node.output[0] = widened, reduced
-        narrow = onnx.helper.make_node("Cast", [reduced], [name], to=onnx.TensorProto.FLOAT16)
+        for index, source in enumerate(node.input[: 1 if reduces else None]):
+            node.input[index] = f"{name}_widened_{index}"
+            nodes.append(onnx.helper.make_node("Cast", [source], [node.input[index]], to=FLOAT))
+        node.output[0] = f"{name}_in_float"
+        narrow = onnx.helper.make_node("Cast", [node.output[0]], [name], to=HALF)
         narrow.metadata_props.extend(node.metadata_props)
-        nodes.extend([widen, node, narrow])
+        nodes.extend([node, narrow])
     del graph.node[:]
     graph.node.extend(nodes)

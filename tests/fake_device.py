@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -111,7 +112,8 @@ class FakeGpu:
         self._check_copy(array, to)
 
         def work() -> None:
-            self.memory[to][: array.nbytes] = array.tobytes()
+            start, held = next((at, held) for at, held in self.memory.items() if at <= to < at + len(held))
+            held[to - start : to - start + array.nbytes] = array.tobytes()
 
         self.give(stream, work)
 
@@ -132,6 +134,28 @@ class FakeGpu:
             self.memory[at][: 4 * count] = POISON.tobytes() * count
 
         self.give(stream, work)
+
+    def copy(self, to: Address, source: Address, size: int, stream: Stream) -> None:
+        self._call("copy")
+
+        def work() -> None:
+            assert size <= min(len(self.memory[to]), len(self.memory[source]))
+            self.memory[to][:size] = self.memory[source][:size]
+
+        self.give(stream, work)
+
+    def multiply(
+        self, product: Address, left: Address, right: Address, side: int, dtype: npt.DTypeLike, stream: Stream
+    ) -> None:
+        """Nothing but where the matrices lie is looked at."""
+        self._call("multiply")
+        size = side * side * np.dtype(dtype).itemsize
+        places = sorted((product, left, right))
+        assert all(one + size <= other for one, other in pairwise(places)), "matrices lie in one another"
+        assert any(
+            at <= places[0] and places[-1] + size <= at + len(held) for at, held in self.memory.items()
+        )
+        self.give(stream, lambda: None)
 
     def record(self, event: Event, stream: Stream) -> None:
         self._call("record")
@@ -207,7 +231,9 @@ class FakeGpu:
             "copies memory that is not page-locked"
         )
         assert array.flags.c_contiguous
-        assert array.nbytes <= len(self.memory[address])
+        assert any(
+            at <= address and address + array.nbytes <= at + len(held) for at, held in self.memory.items()
+        )
 
     def _do_next(self, stream: int) -> None:
         self._now += 1.0
@@ -229,8 +255,8 @@ class FakeGpu:
 class FakeTensorRT(ModuleType):
     """What the runner uses of the module tensorrt, on a FakeGpu.
 
-    refuse_enqueue: the next run is refused. idle: runs do nothing and say that all is well. break_at_run: the GPU
-    breaks down in the next run.
+    refuse_enqueue: the next run is refused. idle: runs do nothing and say that all is well; idle_runs: these, as
+    numbered from 0. break_at_run: the GPU breaks down in the next run.
     """
 
     ILogger: Any
@@ -243,6 +269,8 @@ class FakeTensorRT(ModuleType):
         self.gpu = gpu
         self.refuse_enqueue = self.idle = self.break_at_run = self.no_context = False
         self.bound: dict[str, set[int]] = {}
+        self.idle_runs: set[int] = set()
+        self.runs = 0
 
     class ILogger:  # type: ignore[no-redef]  # as TensorRT nests its levels
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -353,9 +381,10 @@ class _Context:
 
     def _run(self, batch: int, at: dict[str, int]) -> None:
         tensorrt, memory = self._tensorrt, self._tensorrt.gpu.memory
+        run, tensorrt.runs = tensorrt.runs, tensorrt.runs + 1
         if tensorrt.break_at_run:
             tensorrt.gpu.break_down()
-        if tensorrt.idle or tensorrt.break_at_run:
+        if tensorrt.idle or run in tensorrt.idle_runs or tensorrt.break_at_run:
             return
         shape = (batch, *self._shapes["frame"][1:])
         frames = np.frombuffer(memory[at["frame"]], np.uint8)[: int(np.prod(shape))].reshape(shape)

@@ -35,13 +35,14 @@ from dualkd.daemon.bundle import (
 )
 from dualkd.daemon.control_messages import AnyRequest, Reply
 from dualkd.daemon.decision import Calibration, Link
-from dualkd.daemon.engine import EngineError, RawPrediction
+from dualkd.daemon.engine import Answer, EngineError, RawPrediction
 from dualkd.daemon.messages import Header, ResultHeader, StatusHeader
 from dualkd.daemon.parts import Call, CameraCondition, Job, Lease
 from dualkd.daemon.records import Frame
 from onnx import TensorProto, helper
 
 SIDE = 64
+ROOM = 16  # frames of the steered engine
 CELL = 8
 DARK, BRIGHT = 40, 220
 
@@ -149,11 +150,20 @@ class SteeredEngine:
 
     description = "steered"
     input_size = (SIDE, SIDE)
+    beside = False
 
     def __init__(self, fail_calls: Iterable[int] = ()) -> None:
+        self._room = np.zeros((ROOM, SIDE, SIDE, 3), np.uint8)
         self.calls = 0
         self.closed = False
         self._fail_calls = frozenset(fail_calls)
+
+    def room(self) -> npt.NDArray[np.uint8]:
+        return self._room
+
+    def begin(self, frames: npt.NDArray[np.uint8]) -> Answer:
+        prediction = self.infer(frames)
+        return lambda: prediction
 
     def infer(self, frames: npt.NDArray[np.uint8]) -> RawPrediction:
         call, self.calls = self.calls, self.calls + 1

@@ -36,7 +36,7 @@ class FrameCode(nn.Module):
         """The teacher's tokens and what is known of them, (B, G, N, D) twice -> the same, completed."""
         error = missed(patch_tokens, known).to(self.directions.dtype)
         code = error.flatten(1) @ self.directions.t()  # (B, rank)
-        layout = (code @ self.directions).view(-1, 1, *known.shape[2:])
+        layout = (code @ self.directions).to(known.dtype).view(-1, 1, *known.shape[2:])
         length = (known.square().mean(-1, keepdim=True) * known.shape[-1]).sqrt()
         return known + length * layout
 

@@ -38,7 +38,7 @@ class Prototypes(nn.Module):
         """(B, G, N, D) -> the same shape, every token a mixture of prototypes."""
         similarity = F.normalize(patch_tokens.mean(1), dim=-1) @ self.keys.t()  # (B, N, K)
         weights = (similarity / TEMPERATURE).softmax(-1)
-        return weights.unsqueeze(1) @ self.values
+        return (weights.to(self.values.dtype).unsqueeze(1) @ self.values).to(patch_tokens.dtype)
 
     @property
     def tokens_needed(self) -> int:

@@ -217,16 +217,6 @@ class PyramidTeacher(Teacher):
         for level in local:
             stride = levels[level]["reduction"]
             self.resize[str(level)] = PooledResize((size[0] // stride, size[1] // stride), self.grid)
-        self.precision = torch.float32  # of the patch tokens
-
-    def half(self) -> PyramidTeacher:
-        """Give patch tokens in half precision, but keep the network as it is.
-
-        With rounded weights it is another network: EfficientNet-Lite0 then moves d_local on the magnetic tiles by
-        2.3e-3 of its usual value, more than an export may; rounding all the rest moves it by 4e-4.
-        """
-        self.precision = torch.float16
-        return self
 
     def forward(self, images: Tensor) -> TeacherTokens:
         levels = self.network.forward_intermediates(
@@ -239,7 +229,7 @@ class PyramidTeacher(Teacher):
         patch, start = [], 0
         for group in self.groups:
             maps = torch.cat([self.resize[str(level)](by_level[level]) for level in group], 1)
-            patch.append(self._widen(maps.flatten(2).transpose(1, 2).to(self.precision), start))
+            patch.append(self._widen(maps.flatten(2).transpose(1, 2), start))
             start += maps.shape[1]
         read = [by_level[level] for level in self.class_levels]
         # in float32, since a sum of halves might overflow

@@ -1,6 +1,6 @@
 """What a machine can do at most: multiply-adds of large matrices, and bytes to and from memory.
 
-Knows how to measure the cores. A device is measured by the engine that holds it: see DeviceCeilings.
+Knows how to measure the cores; gpu.py measures a GPU.
 
 The cores are measured with NumPy's BLAS, each sample in a process of its own: a BLAS reads its number of threads
 from the environment when it is loaded, and lets them spin for a while after their work.
@@ -8,13 +8,13 @@ from the environment when it is loaded, and lets them spin for a while after the
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,7 +36,22 @@ class Ceilings(NamedTuple):
     bytes_s: float  # bytes a second read and written
 
 
-Sample = Callable[[], Ceilings]
+Sample = Callable[[], Ceilings]  # raises CeilingError, EngineError, DeviceError
+
+
+class Sampler(NamedTuple):
+    """How the ceilings of what an engine runs on are measured."""
+
+    of: str  # what is measured, and with what
+    sample: Sample
+
+
+def core_sampler(threads: int) -> Sampler:
+    """For an engine on so many cores."""
+    return Sampler(
+        f"{threads} {'core' if threads == 1 else 'cores'}, float32 products by NumPy, copies in memory",
+        functools.partial(sample_cores, threads),
+    )
 
 
 @runtime_checkable
@@ -44,19 +59,6 @@ class DeviceClock(Protocol):
     """What an engine offers besides Engine if its device has a clock."""
 
     device_ms: float  # how long the device computed for the latest infer, without copies
-
-
-@runtime_checkable
-class DeviceCeilings(Protocol):
-    """What an engine offers besides Engine if it can measure what its device does at most."""
-
-    def ceilings(self) -> AbstractContextManager[Sample]:
-        """Hold what it takes to measure; each call of the yielded function takes one sample.
-
-        flop_s is of matrix products in the engine's precision, bytes_s of the device's own memory. Raises
-        CeilingError or EngineError, and so does the function.
-        """
-        ...
 
 
 def sample_cores(threads: int) -> Ceilings:

@@ -12,18 +12,19 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import msgspec
 from dualkd.daemon.__main__ import load_engine
-from dualkd.daemon.bench.ceilings import CeilingError, DeviceCeilings, Sample, sample_cores
+from dualkd.daemon.bench.ceilings import CeilingError, Sampler, core_sampler
 from dualkd.daemon.bench.plot import draw
 from dualkd.daemon.bench.report import Host, Report, figures_of, floor_of, markdown, roof_of
 from dualkd.daemon.bench.turns import Bench, measure
 from dualkd.daemon.bundle import Bundle, BundleError, Precision
 from dualkd.daemon.config import EngineConfig, RecipeConfig
-from dualkd.daemon.engine import Engine, EngineError, Provider
+from dualkd.daemon.engine import EngineError, Provider
 from dualkd.daemon.recipes import RecipeError, RecipeLoader
 
 BATCHES = (1, 2, 4, 8)
@@ -82,13 +83,14 @@ def _bench(options: argparse.Namespace, config: EngineConfig, command: str) -> R
         bundle, engine = recipe.bundle, recipe.engine
         manifest = bundle.manifest
         batches = _batches(options.batch, bundle)
-        with _sampler(engine, _threads(config, host.cores)) as sample:
+        with _sampler(config, host.cores) as sampler:
+            sample = None if sampler is None else sampler.sample
             turns, samples = measure(Bench(recipe, max(batches)), batches, options.seconds, sample, _tell)
     finally:
         _tell("")
         loader.keep_only([])
     work = next((graph.work for graph in manifest.graphs if graph.precision == config.precision), None)
-    roof = roof_of(samples) if samples else None
+    roof = None if sampler is None else roof_of(sampler.of, samples)
     return Report(
         created_utc=created_utc,
         command=command,
@@ -128,11 +130,16 @@ def _threads(config: EngineConfig, cores: int) -> int | None:
     return (config.threads or cores) if (config.kind, config.provider) == ("onnx", "cpu") else None
 
 
-def _sampler(engine: Engine, threads: int | None) -> AbstractContextManager[Sample | None]:
-    """What measures the ceilings of what this engine runs on; None if nothing does."""
-    if isinstance(engine, DeviceCeilings):
-        return engine.ceilings()
-    return nullcontext(None if threads is None else functools.partial(sample_cores, threads))
+def _sampler(config: EngineConfig, cores: int) -> AbstractContextManager[Sampler | None]:
+    """What measures the ceilings of what this engine runs on; None if that is a GPU and pycuda is not here."""
+    threads = _threads(config, cores)
+    if threads is not None:
+        return nullcontext(core_sampler(threads))
+    if find_spec("pycuda") is None:
+        return nullcontext(None)
+    from dualkd.daemon.bench.gpu import CublasDevice, gpu_sampler  # a GPU's own, which a CPU need not read
+
+    return gpu_sampler(CublasDevice(), config.precision)
 
 
 def _host() -> Host:

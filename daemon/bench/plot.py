@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from dualkd.daemon.bench.report import BatchFigures, Report
 
-WIDTH, TOP, ROW, LEFT, RIGHT = 1000, 110, 64, 120, 130  # pixels
+WIDTH, TOP, ROW, LEFT, RIGHT = 1000, 130, 64, 120, 130  # pixels
 BAR = 36
 INK = (60, 60, 60)
 PARTS = {  # BGR
@@ -29,10 +29,12 @@ def draw(report: Report, path: Path) -> None:
     canvas = np.full((TOP + ROW * len(report.batches) + 20, WIDTH, 3), 255, np.uint8)
     title = f"{report.bundle}, {report.engine}: median ms a frame, whisker p95"
     _write(canvas, title, (20, 36), 0.6)
+    if report.roof is not None:
+        _write(canvas, f"floor: {report.roof.of}", (20, 58), 0.45)
     for index, (name, colour) in enumerate(PARTS.items()):
         x = LEFT + 150 * index
-        cv2.rectangle(canvas, (x, 60), (x + 18, 78), colour, cv2.FILLED)
-        _write(canvas, name, (x + 26, 75), 0.5)
+        cv2.rectangle(canvas, (x, 80), (x + 18, 98), colour, cv2.FILLED)
+        _write(canvas, name, (x + 26, 95), 0.5)
     longest = max(max(_ends(figures)[-1], _late(figures)) for figures in report.batches)
     scale = (WIDTH - LEFT - RIGHT) / longest
     for row, figures in enumerate(report.batches):

@@ -57,6 +57,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 class Roof(msgspec.Struct, frozen=True, kw_only=True):
     """What bounds the graph on this machine."""
 
+    of: str  # what was measured, and with what
     flop_s: Rate
     bytes_s: Rate
 
@@ -125,8 +126,9 @@ def floor_of(work: Work, batch: int, roof: Roof) -> Floor:
     return Floor(ms=max(matrix_s, memory_s) * 1e3, bound="matrix" if matrix_s >= memory_s else "memory")
 
 
-def roof_of(samples: Sequence[Ceilings]) -> Roof:
+def roof_of(of: str, samples: Sequence[Ceilings]) -> Roof:
     return Roof(
+        of=of,
         flop_s=Rate.of([sample.flop_s for sample in samples]),
         bytes_s=Rate.of([sample.bytes_s for sample in samples]),
     )
@@ -184,10 +186,10 @@ def _bounds(work: Work | None, roof: Roof | None) -> list[str]:
         if work.uncounted:
             lines.append(f"not in these FLOP: {', '.join(work.uncounted)}")
     if roof is None:
-        lines.append("no floor: this engine does not measure what its device can do")
+        lines.append("no floor: the GPU is measured through pycuda, which is not installed")
     else:
         lines.append(
-            f"at most, median (least to most): {_range(roof.flop_s)} GFLOP/s, {_range(roof.bytes_s)} GB/s"
+            f"at most, median (least to most): {_range(roof.flop_s)} GFLOP/s, {_range(roof.bytes_s)} GB/s; {roof.of}"
         )
     return lines
 

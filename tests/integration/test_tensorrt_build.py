@@ -55,10 +55,13 @@ def test_the_covering_cases_hold_every_value() -> None:
 
 @pytest.mark.parametrize("case", COVERING, ids=str)
 def test_the_fp16_graph_compiles(case: Case, tmp_path: Path) -> None:
-    """Two blocks deep; the whole depth by tests/bench/compile_matrix.py."""
+    """And its plan holds the weights as halves: as float32 it is 1.8 times the graph or more.
+
+    Two blocks deep; the whole depth by tests/bench/compile_matrix.py.
+    """
     detector = random_detector(case, local_blocks=[0, 1], semantic_blocks=[1])
     compiled = compile_case(trt, case, detector, tmp_path)
-    assert compiled.plan_bytes > 0.5 * compiled.graph_bytes
+    assert 0.5 < compiled.plan_bytes / compiled.graph_bytes < 1.75
 
 
 def test_what_the_parser_refuses_is_told_with_its_node(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
-from dualkd.daemon.bench.ceilings import CeilingError, Ceilings, DeviceCeilings, Sample, sample_cores
+from dualkd.daemon.bench.ceilings import CeilingError, Ceilings, sample_cores
 from dualkd.daemon.bench.command import main
 from dualkd.daemon.bench.report import Report, Spread, figures_of, floor_of, roof_of
 from dualkd.daemon.bench.turns import Bench, Turn, measure
@@ -50,13 +48,9 @@ class RecordingEngine(fakes.SteeredEngine):
 
 
 class ClockedEngine(fakes.SteeredEngine):
-    """On a device with a clock and ceilings of its own."""
+    """On a device with a clock of its own."""
 
     device_ms = 0.25
-
-    @contextmanager
-    def ceilings(self) -> Iterator[Sample]:
-        yield lambda: Ceilings(8e12, 1e12)
 
 
 @pytest.fixture
@@ -75,17 +69,17 @@ def recipe_of(bundle: Path, engine: Engine) -> Recipe:
 
 def test_the_floor_is_the_longer_of_products_and_bytes() -> None:
     """4 GFLOP a frame, 6 MB of weights a batch, 1 MB a frame: by hand, on two machines."""
-    quick_memory = roof_of([Ceilings(1e12, 1e10)])
+    quick_memory = roof_of("tests", [Ceilings(1e12, 1e10)])
     floor = floor_of(WORK, 2, quick_memory)
     assert (floor.ms, floor.bound) == (pytest.approx(8.0), "matrix")  # the bytes take 0.8 ms
-    slow_memory = roof_of([Ceilings(1e12, 1e8)])
+    slow_memory = roof_of("tests", [Ceilings(1e12, 1e8)])
     floor = floor_of(WORK, 2, slow_memory)
     assert (floor.ms, floor.bound) == (pytest.approx(80.0), "memory")
 
 
 def test_a_ceiling_is_the_median_of_its_samples() -> None:
     """One lucky or unlucky sample moves its range, not the floor."""
-    roof = roof_of([Ceilings(90.0, 9.0), Ceilings(100.0, 10.0), Ceilings(500.0, 1.0)])
+    roof = roof_of("tests", [Ceilings(90.0, 9.0), Ceilings(100.0, 10.0), Ceilings(500.0, 1.0)])
     assert (roof.flop_s.least, roof.flop_s.median, roof.flop_s.most) == (90.0, 100.0, 500.0)
     assert (roof.bytes_s.least, roof.bytes_s.median, roof.bytes_s.most) == (1.0, 9.0, 10.0)
 
@@ -130,12 +124,9 @@ def test_an_engine_that_fails_is_not_timed(bundle: Path) -> None:
 
 def test_a_device_is_told_apart_from_the_host(bundle: Path) -> None:
     """With a clock on the device, the share reached is the device's."""
-    engine = ClockedEngine()
-    turn = Bench(recipe_of(bundle, engine), largest=1).turn(1)
+    turn = Bench(recipe_of(bundle, ClockedEngine()), largest=1).turn(1)
     assert turn.device == 0.25
-    assert isinstance(engine, DeviceCeilings)
-    with engine.ceilings() as sample:
-        figures = figures_of(1, [turn], floor_of(WORK, 1, roof_of([sample()])))
+    figures = figures_of(1, [turn], floor_of(WORK, 1, roof_of("tests", [Ceilings(8e12, 1e12)])))
     assert figures.device_ms == Spread(p50=0.25, p95=None, p99=None)
     assert figures.floor is not None
     assert figures.floor.ms == pytest.approx(0.5)
@@ -180,6 +171,8 @@ def test_the_command_reports_what_it_measured(
     printed = capsys.readouterr().out
     assert "brightness" in printed
     assert "weights none" in printed
+    assert report.roof.of == "1 core, float32 products by NumPy, copies in memory"
+    assert report.roof.of in printed
     assert "not in these FLOP: Mystery" in printed
     assert "| batch | turns | engine p50 ms |" in printed
     assert "device p50" not in printed

@@ -53,9 +53,9 @@ def assert_right(frames: npt.NDArray[np.uint8], found: RawPrediction) -> None:
         np.testing.assert_array_equal(value, expected)
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("count", [1, 3, 4])
 def test_every_frame_gets_its_own_prediction(plan: Path, tensorrt: FakeTensorRT, count: int) -> None:
-    """In order, within the plan's batch of 4 and beyond it, first and second time."""
+    """In order, up to the plan's batch of 4, first and second time."""
     with opened(plan, tensorrt) as engine:
         for seed in range(2):
             frames = some_frames(count, seed)
@@ -64,32 +64,51 @@ def test_every_frame_gets_its_own_prediction(plan: Path, tensorrt: FakeTensorRT,
     assert tensorrt.gpu.violations == []
 
 
-def test_the_next_part_is_uploaded_while_the_present_one_is_computed(
+def test_the_next_batch_is_uploaded_while_the_present_one_is_computed(
     plan: Path, tensorrt: FakeTensorRT
 ) -> None:
-    """Nobody waits before two parts are under way."""
+    """Nobody waits before two batches are under way; the third waits for the first."""
+    batches = [some_frames(count, seed) for seed, count in enumerate((4, 3, 4, 1))]
     with opened(plan, tensorrt) as engine:
-        engine.infer(some_frames(12))
+        answers = [engine.begin(frames) for frames in batches]
+        for frames, answer in zip(batches, answers, strict=True):
+            assert_right(frames, answer())
     calls = [name for name in tensorrt.gpu.calls if name in ("upload", "execute", "finish")]
-    assert calls == [
-        "upload",
-        "execute",
-        "upload",
-        "execute",
-        "finish",
-        "upload",
-        "execute",
-        "finish",
-        "finish",
-    ]
+    begun = ["upload", "execute"]
+    assert calls == [*begun, *begun, "finish", *begun, "finish", *begun, "finish", "finish"]
+
+
+def test_answers_may_be_asked_for_in_any_order_and_again(plan: Path, tensorrt: FakeTensorRT) -> None:
+    """Each stays that of its own batch."""
+    batches = [some_frames(2, seed) for seed in range(2)]
+    with opened(plan, tensorrt) as engine:
+        answers = [engine.begin(frames) for frames in batches]
+        for _ in range(2):
+            for frames, answer in reversed(list(zip(batches, answers, strict=True))):
+                assert_right(frames, answer())
+
+
+def test_frames_written_into_its_room_are_not_copied_again(plan: Path, tensorrt: FakeTensorRT) -> None:
+    """The room is page-locked, and never that of a batch under way."""
+    with opened(plan, tensorrt) as engine:
+        answers = []
+        for seed in range(5):
+            room = engine.room()
+            assert room.shape == (4, *SIZE, 3)
+            assert sum(np.shares_memory(room, array) for array in tensorrt.gpu.arrays) == 1
+            frames = some_frames(3, seed)
+            room[:3] = frames
+            answers.append((frames, engine.begin(room[:3])))
+        for frames, answer in answers:
+            assert_right(frames, answer())
 
 
 def test_addresses_are_fixed(plan: Path, tensorrt: FakeTensorRT) -> None:
     """Whatever the batches, a tensor lies in one of two places and nothing is allocated after the start."""
     with opened(plan, tensorrt) as engine:
         made = tensorrt.gpu.held
-        for count in (1, 9, 4, 2, 12):
-            engine.infer(some_frames(count))
+        answers = [engine.begin(some_frames(count)) for count in (1, 4, 2, 3)]
+        assert [len(answer().d_local) for answer in answers] == [1, 4, 2, 3]
         assert tensorrt.gpu.held == made
     assert {name: len(places) for name, places in tensorrt.bound.items()} == dict.fromkeys(
         ("frame", "d_local", "d_semantic", "anomaly_map"), 2
@@ -132,27 +151,49 @@ def test_an_output_that_was_not_written_is_never_the_last_one(plan: Path, tensor
         assert_right(frames, engine.infer(frames))
 
 
-@pytest.mark.parametrize("call", ["upload", "wait", "record", "download", "finish"])
-def test_a_failed_call_is_told_with_cudas_code(plan: Path, tensorrt: FakeTensorRT, call: str) -> None:
-    """In the middle of several parts; nothing stays under way, and the next batch is right."""
+@pytest.mark.parametrize("call", ["upload", "wait", "record", "poison", "download"])
+def test_a_batch_that_cannot_be_begun_costs_itself_alone(
+    plan: Path, tensorrt: FakeTensorRT, call: str
+) -> None:
+    """With CUDA's code; the batch under way gets its own answer, nothing stays, and the next is right."""
+    before, after = some_frames(4), some_frames(4, seed=2)
     with opened(plan, tensorrt) as engine:
+        answer = engine.begin(before)
         tensorrt.gpu.fail[call] = "CUDA_ERROR_UNKNOWN (999, unknown error)"
         with pytest.raises(EngineError, match=rf"{call}: CUDA_ERROR_UNKNOWN \(999.*journalctl"):
-            engine.infer(some_frames(11))
+            engine.begin(some_frames(4, seed=1))
         assert tensorrt.gpu.under_way == 0
-        frames = some_frames(11, seed=1)
-        assert_right(frames, engine.infer(frames))
+        assert_right(before, answer())
+        assert_right(after, engine.infer(after))
+
+
+@pytest.mark.parametrize("call", ["finish", "elapsed_ms"])
+def test_a_batch_that_cannot_be_waited_for_costs_itself_alone(
+    plan: Path, tensorrt: FakeTensorRT, call: str
+) -> None:
+    """The one begun after it gets its own answer; the error is told again to whoever asks again."""
+    after = some_frames(4, seed=1)
+    with opened(plan, tensorrt) as engine:
+        answers = [engine.begin(frames) for frames in (some_frames(4), after)]
+        tensorrt.gpu.fail[call] = "CUDA_ERROR_UNKNOWN (999, unknown error)"
+        for _ in range(2):
+            with pytest.raises(EngineError, match=rf"{call}: CUDA_ERROR_UNKNOWN \(999.*journalctl"):
+                answers[0]()
+        assert_right(after, answers[1]())
+        assert_right(after, engine.infer(after))
 
 
 def test_a_refused_run_is_told_in_tensorrts_words(plan: Path, tensorrt: FakeTensorRT) -> None:
-    """And costs one batch."""
+    """And costs one batch, not the one before it nor the one after."""
+    before, after = some_frames(4), some_frames(4, seed=2)
     with opened(plan, tensorrt) as engine:
+        answer = engine.begin(before)
         tensorrt.refuse_enqueue = True
         with pytest.raises(EngineError, match=r"execute_async_v3 failed: .*illegal instruction"):
-            engine.infer(some_frames(11))
+            engine.begin(some_frames(4, seed=1))
         assert tensorrt.gpu.under_way == 0
-        frames = some_frames(11, seed=1)
-        assert_right(frames, engine.infer(frames))
+        assert_right(before, answer())
+        assert_right(after, engine.infer(after))
 
 
 def test_a_gpu_that_breaks_down_is_told_at_every_batch_and_still_closed(
@@ -235,6 +276,7 @@ def test_a_thousand_rounds_leave_nothing(plan: Path) -> None:
     "frames",
     [
         np.zeros((0, *SIZE, 3), np.uint8),
+        np.zeros((5, *SIZE, 3), np.uint8),
         np.zeros((1, 32, 64, 3), np.uint8),
         np.zeros((1, *SIZE, 3), np.float32),
     ],
@@ -242,21 +284,25 @@ def test_a_thousand_rounds_leave_nothing(plan: Path) -> None:
 def test_frames_of_another_kind_are_refused(
     plan: Path, tensorrt: FakeTensorRT, frames: npt.NDArray[Any]
 ) -> None:
-    """No frames, wrong size, wrong type."""
+    """No frames, too many, wrong size, wrong type."""
     with (
         opened(plan, tensorrt) as engine,
-        pytest.raises(EngineError, match=r"takes uint8 \(1\.\., 64, 64, 3\), got"),
+        pytest.raises(EngineError, match=r"takes uint8 \(1\.\.4, 64, 64, 3\), got"),
     ):
         engine.infer(frames)
 
 
 def test_a_closed_engine_says_so(plan: Path, tensorrt: FakeTensorRT) -> None:
-    """And may be closed again."""
+    """To whoever asks for an answer that it still owed, too; and it may be closed again."""
     engine = opened(plan, tensorrt)
+    answer = engine.begin(some_frames(1))
     engine.close()
     engine.close()
-    with pytest.raises(EngineError, match="closed"):
-        engine.infer(some_frames(1))
+    for work in (answer, engine.room, lambda: engine.infer(some_frames(1))):
+        with pytest.raises(EngineError, match="closed"):
+            work()
+    assert tensorrt.gpu.held == (0, 0, 0, 0)
+    assert tensorrt.gpu.violations == []
 
 
 @pytest.mark.parametrize("content", [b"", b"ftrt", b"rubbish" * 100])

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from dualkd.daemon.config import DaemonConfig
 from dualkd.daemon.engine import EngineError, RawPrediction
+from dualkd.daemon.engine_tensorrt import TensorRTEngine
 from dualkd.daemon.parts import Parts
 from dualkd.daemon.records import Frame
 from dualkd.daemon.service import DROPPED_AT_STOP, ExitStatus, Service
+from fake_device import FakeGpu, FakeTensorRT, write_plan
 
 
 def frames(*images: fakes.Image | None, camera: str = "cam") -> list[Frame]:
@@ -109,6 +111,38 @@ def test_a_picture_of_no_use_is_invalid_and_its_neighbours_keep_their_own_verdic
     assert line.service.run() == ExitStatus.DONE
     assert line.verdicts == ["INVALID", "FAIL", "INVALID", "PASS", "FAIL"]
     assert "(height, width, 3) BGR" in line.messages.results[0].reason
+
+
+@pytest.mark.parametrize("stop_after", [None, 3])
+def test_with_an_engine_beside_the_host_no_frame_is_lost(tmp_path: Path, stop_after: int | None) -> None:
+    """Frames under way when the sources end are judged; when two stops come, they are counted as dropped."""
+    tensorrt = FakeTensorRT(FakeGpu())
+    plan = write_plan(tmp_path / "model.plan", max_batch=2)
+    engine = TensorRTEngine(
+        plan,
+        input_size=(fakes.SIDE, fakes.SIDE),
+        precision="fp16",
+        device=tensorrt.gpu,
+        tensorrt=tensorrt,
+    )
+    line = Line(tmp_path, frames(DARK, BRIGHT, DARK, BRIGHT, BRIGHT, DARK, DARK), engine)
+
+    def stop() -> None:
+        if stop_after == len(line.messages.results):
+            line.service.request_stop()
+            line.service.request_stop()
+
+    line.messages.on_result = stop
+    assert line.service.run() == ExitStatus.DONE
+    expected = ["PASS", "FAIL", "PASS", "FAIL", "FAIL", "PASS", "PASS"]
+    judged = len(line.verdicts)
+    assert line.verdicts == expected[:judged]
+    assert judged == 7 if stop_after is None else 3 < judged < 7
+    totals = line.messages.statuses[-1].cameras["cam"]
+    assert totals.captured == 7 == totals.passed + totals.failed + sum(totals.dropped.values())
+    assert sorted(line.frames.released) == list(range(7))
+    assert tensorrt.gpu.held == (0, 0, 0, 0)
+    assert tensorrt.gpu.violations == []
 
 
 class ShortEngine(fakes.SteeredEngine):

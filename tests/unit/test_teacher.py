@@ -156,16 +156,6 @@ def test_a_teacher_says_how_its_network_saw_pictures() -> None:
     assert [round(255 * value) for value in (*lite.mean, *lite.std)] == [127] * 3 + [128] * 3
 
 
-def test_a_halved_pyramid_keeps_its_network() -> None:
-    """Only its tokens are halves, for the students; they are the same tokens."""
-    teacher, images = pyramid([2, 3]), torch.randn(1, 3, 64, 96)
-    before = teacher(images).patch_tokens
-    after = teacher.half()(images).patch_tokens
-    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
-    assert after.dtype == torch.float16
-    torch.testing.assert_close(after, before.half(), rtol=0, atol=0)
-
-
 def test_weights_of_another_network_are_refused() -> None:
     """By the first tensor that is missing, or by one whose shape differs; those beyond the last level may miss."""
     teacher = make_teacher("resnet18", (64, 64), [1, 2], [])
