@@ -22,7 +22,7 @@ view: .venv/.installed
 	$(BIN)/python -m dualkd.export.demo --out build/demo --view
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # mypy and the import contracts do not follow an editable install, so they read a folder of links.
 check: .venv/.installed

@@ -202,10 +202,16 @@ def configurations() -> SearchStrategy[Any]:
         for index, camera in enumerate(tree["cameras"]):
             camera["name"] = f"{index}{camera['name'][:60]}"
             camera.pop("recipe", None)
+            if camera.get("follow"):
+                camera.pop("loop", None)
         tree["cameras"].append({"name": "last", "source": 0})
-        for section, key in (("publisher", "results"), ("publisher", "scores"), ("control", "endpoint")):
-            tree.get(section, {}).pop(key, None)
+        for section in ("control", "preview"):
+            tree.get(section, {}).pop("endpoint", None)
+        for key in ("results", "scores"):
+            tree.get("publisher", {}).pop(key, None)
         tree.get("metrics", {}).pop("address", None)
+        if tree.get("engine", {}).get("kind") == "tensorrt":
+            tree["engine"].pop("provider", None)
         return tree
 
     return trees(DaemonConfig).map(mended)
