@@ -79,11 +79,12 @@ class Loop:
         ):
             while self.step < total and self.early_stopping.reason is None:
                 record = self._run_step(batches)
-                bar.set_postfix({name: f"{value:.4f}" for name, value in self.losses.items()}, refresh=False)
+                losses = {name: f"{value:.4f}" for name, value in self.losses.items()}
+                bar.set_postfix(losses, refresh=False)
                 bar.update()
                 # without a terminal progress goes to the log
                 if bar.disable and self.step % max(1, total // 10) == 0:
-                    log.info("step %d of %d: %s", self.step, total, self.losses)
+                    log.info("step %d of %d: %s", self.step, total, ", ".join(map(" ".join, losses.items())))
                 yield record
 
     def state(self) -> dict[str, Any]:
