@@ -68,11 +68,19 @@ class _Batch:
 
 
 @dataclass(slots=True)
+class _Station:
+    """A camera's recipe and its latest scores."""
+
+    recipe: Recipe
+    scores: deque[float]
+
+
+@dataclass(slots=True)
 class _Place:
     """A frame in a batch of its engine (at `index`), or with a fault."""
 
     frame: Frame
-    recipe: Recipe
+    station: _Station  # a change of recipe brings another
     model: _Model
     size: FrameSize | None = None
     covers: Box | None = None
@@ -81,14 +89,6 @@ class _Place:
     fault: str = ""
     wait_ms: float = 0.0
     resize_ms: float = 0.0
-
-
-@dataclass(slots=True)
-class _Station:
-    """A camera's recipe and its latest scores."""
-
-    recipe: Recipe
-    scores: deque[float]
 
 
 class Judge:
@@ -158,10 +158,11 @@ class Judge:
     def _place(self, frame: Frame, taken_ns: int) -> _Place:
         """Bring a frame's picture into a batch of its engine."""
         began_ns = time.monotonic_ns()
-        recipe = self._stations[frame.camera].recipe
+        station = self._stations[frame.camera]
+        recipe = station.recipe
         model = self._models[recipe.bundle.sha256]
         wait_ms = (taken_ns - frame.captured_mono_ns) / 1e6
-        place = _Place(frame, recipe, model, fault=frame.fault, wait_ms=wait_ms)
+        place = _Place(frame, station, model, fault=frame.fault, wait_ms=wait_ms)
         if frame.image is None:
             place.fault = frame.fault or "the frame has no picture"
         else:
@@ -226,7 +227,7 @@ class Judge:
 
     def _decide(self, place: _Place) -> Judged:
         began_ns = time.monotonic_ns()
-        station, recipe, batch = self._stations[place.frame.camera], place.recipe, place.batch
+        station, recipe, batch = place.station, place.station.recipe, place.batch
         prediction = None
         fault = place.fault or ("" if batch is None else batch.error)
         if batch is None or fault:

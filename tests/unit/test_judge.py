@@ -103,6 +103,19 @@ def test_every_frame_gets_its_own_verdict_in_order(judge: Judge) -> None:
     assert found == expected
 
 
+def test_scores_of_the_recipe_before_are_not_smoothed_into_those_of_the_next(
+    judge: Judge, engine: Watched, tmp_path: Path
+) -> None:
+    """Frames that are under way at the change say nothing of the product that comes after it."""
+    smoothed = RecipeConfig(bundle="-", smoothing=3)
+    recipe = Recipe("next", smoothed, load_bundle(tmp_path / "bundle"), engine, None, None)
+    judge.use({"cam": recipe})
+    list(judge.judge(turn(0, fakes.DARK, fakes.DARK)))
+    judge.use({"cam": recipe})
+    assert said(list(judge.judge(turn(2, fakes.BRIGHT)))) == [(0, "PASS"), (1, "PASS")]
+    assert said(list(judge.judge([]))) == [(2, "FAIL")]
+
+
 def test_pictures_are_resized_straight_into_page_locked_memory(judge: Judge, engine: Watched) -> None:
     """Whatever the turn: full batches, half ones, several."""
     for count in (1, 4, 3, 2):
