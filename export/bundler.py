@@ -81,7 +81,7 @@ def export_run(
                 max_batch=max_batch,
                 precision=precision,
                 attention=attention,
-                frames=torch.from_numpy(frames[::4]),
+                frames=torch.from_numpy(frames),
             )
             if precision == "fp16":
                 log.info("largest number in half precision, of %g: %s", HALF_MAX, check_range(path, frames))

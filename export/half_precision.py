@@ -4,9 +4,16 @@ All else stays float32, where it costs next to nothing: biases and activations, 
 to, norms, layer scales, positions, distances and maps. So do two small products that had more than half of what
 halves do to our distances: that of pixels and patches, and the similarity to prototypes, which a sharp softmax reads.
 What a product adds up in is the graph's affair (onnx_graph.py).
+
+Two changes that rounding alone sees make halves go further: biases take back what rounded weights do to the mean
+(HalfLinear), and keys are moved to where the scores of attention are small (HalfAttention).
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from dualkd.daemon.bundle import Precision
@@ -17,6 +24,8 @@ from dualkd.train.prototypes import Prototypes
 from dualkd.train.teacher import PyramidTeacher
 from timm.layers.attention import Attention
 from torch import Tensor, nn
+
+RIDGE = 1e-3  # of the queries' mean square: draws the shared key to the mean one where no query tells
 
 
 class HalfLinear(nn.Module):
@@ -41,6 +50,35 @@ class HalfLinear(nn.Module):
         return nn.functional.linear(inputs.half(), self.weight).float() + self.bias
 
 
+class HalfAttention(nn.Module):
+    """timm's attention in halves, its scores made small.
+
+    softmax_j(q_i k_j) is the same for k_j - c: all scores of a query move alike. DINOv2's keys share much, which
+    takes scores to hundreds, where halves are 0.25 apart; without it they are near zero, where halves are fine.
+    The graph scales queries and keys by the root of `scale` each. The root of 1 / sqrt(64) is no half, and rounding it
+    changes all scores by 2e-4; so `scale` is a power of four, and queries make up for it. Both lie in the
+    weights, so they cost nothing.
+    """
+
+    def __init__(self, attention: Attention, shared_key: Tensor) -> None:
+        """Takes over, and changes, the linear maps of `attention`; `shared_key`: c, (heads, width of a head)."""
+        super().__init__()
+        self.qkv, self.proj, self.heads = attention.qkv, attention.proj, attention.num_heads
+        self.scale = 4.0 ** round(math.log(attention.scale, 4))
+        if self.qkv.bias is None:
+            self.qkv.bias = nn.Parameter(torch.zeros(self.qkv.out_features), requires_grad=False)
+        for weights in (self.qkv.weight.detach(), self.qkv.bias.detach()):
+            weights.chunk(3)[0].mul_(attention.scale / self.scale)
+        self.qkv.bias.detach().chunk(3)[1].sub_(shared_key.flatten())
+
+    def forward(self, tokens: Tensor, **_masks: object) -> Tensor:
+        """(B, N, D) -> the same shape. timm's blocks hand masks on; of pictures there are none."""
+        query, key, value = _split(self.qkv(tokens).half(), self.heads)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return projected
+
+
 def halve(detector: Detector, frames: Tensor, attention: Precision) -> None:
     """Halve, in place, what makes the work of teacher and students; `attention` fp32 leaves all of attention whole.
 
@@ -48,16 +86,24 @@ def halve(detector: Detector, frames: Tensor, attention: Precision) -> None:
     another network: EfficientNet-Lite0 then moves d_local on the magnetic tiles by 2.3e-3 of its usual value, more
     than an export may.
     """
-    means = _mean_inputs(detector, frames)
+    means = _watch(
+        detector,
+        frames,
+        lambda module: isinstance(module, nn.Linear),
+        lambda _, inputs: inputs.flatten(0, -2).double().mean(0),
+    )
+    shared_keys = _watch(detector, frames, _is_plain, _shared_key) if attention == "fp16" else None
     for network in (detector.teacher, detector.local, detector.semantic):
         if network is not None and not isinstance(network, PyramidTeacher):
-            _halve(network, means, whole=(Attention, LinearAttention) if attention == "fp32" else ())
+            _halve(network, means, shared_keys)
 
 
-def _halve(module: nn.Module, means: dict[nn.Module, Tensor], whole: tuple[type[nn.Module], ...]) -> None:
-    """Halve the parts of a module, but for those of the kinds `whole`."""
+def _halve(
+    module: nn.Module, means: dict[nn.Module, Tensor], shared_keys: dict[nn.Module, Tensor] | None
+) -> None:
+    """Halve the parts of a module; without `shared_keys` attention is left whole."""
     for name, part in module.named_children():
-        if isinstance(part, whole):
+        if shared_keys is None and isinstance(part, (Attention, LinearAttention)):
             continue
         if isinstance(part, nn.Linear):
             setattr(module, name, HalfLinear(part, means[part]))
@@ -66,25 +112,65 @@ def _halve(module: nn.Module, means: dict[nn.Module, Tensor], whole: tuple[type[
             part.values = part.values.half()
         elif isinstance(part, FrameCode):
             part.half()
-        _halve(part, means, whole)
+        elif shared_keys is not None and part in shared_keys:
+            part = HalfAttention(part, shared_keys[part])
+            setattr(module, name, part)
+        _halve(part, means, shared_keys)
         if isinstance(part, (Attention, LinearAttention)):
             part.qkv.register_forward_hook(_to_half)
 
 
-def _mean_inputs(detector: Detector, frames: Tensor) -> dict[nn.Module, Tensor]:
-    """What every linear map gets on the average over frames and tokens, (in_features,)."""
-    means: dict[nn.Module, Tensor] = {}
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is timm's attention with nothing between its linear maps and the softmax: then keys can be moved."""
+    return (
+        isinstance(module, Attention)
+        and all(isinstance(norm, nn.Identity) for norm in (module.q_norm, module.k_norm, module.norm))
+        and getattr(module, "gate", None) is None
+    )
+
+
+def _shared_key(attention: Attention, tokens: Tensor) -> Tensor:
+    """The c that makes q_i (a_i - c) least in the square, a_i = sum_j p_ij k_j being the key that query i attends to.
+
+    Tokens (B, N, D) -> (heads, d).
+    """
+    query, key, _ = _split(attention.qkv(tokens), attention.num_heads)
+    attended = nn.functional.scaled_dot_product_attention(query, key, key)
+    query, attended = (part.transpose(0, 1).flatten(1, 2).double() for part in (query, attended))
+    mean = attended.mean(1, keepdim=True)
+    scores = (query * (attended - mean)).sum(-1, keepdim=True)
+    squares = query.transpose(1, 2) @ query
+    ridge = RIDGE * squares.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None] * torch.eye(squares.shape[-1])
+    shift = torch.linalg.solve(squares + ridge, query.transpose(1, 2) @ scores)  # (heads, d, 1)
+    shared: Tensor = mean[:, 0] + shift[..., 0]
+    return shared.float()
+
+
+def _split(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, N, 3 D) -> queries, keys and values, (B, heads, N, d) each."""
+    query, key, value = projected.reshape(*projected.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def _watch(
+    detector: Detector,
+    frames: Tensor,
+    chosen: Callable[[nn.Module], bool],
+    look: Callable[[Any, Tensor], Tensor],
+) -> dict[nn.Module, Tensor]:
+    """What `look` says of every chosen module and its input, while the detector sees the frames."""
+    seen: dict[nn.Module, Tensor] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        means[module] = inputs[0].detach().flatten(0, -2).double().mean(0)
+        seen[module] = look(module, inputs[0].detach())
 
-    linears = [module for module in detector.modules() if isinstance(module, nn.Linear)]
-    hooks = [module.register_forward_pre_hook(note) for module in linears]
+    modules = [module for module in detector.modules() if chosen(module)]
+    hooks = [module.register_forward_pre_hook(note) for module in modules]
     with torch.inference_mode():
         detector(frames)
     for hook in hooks:
         hook.remove()
-    return means
+    return seen
 
 
 def _to_half(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
