@@ -333,11 +333,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     experiment = load(options.experiment, Experiment, [])
     overrides = [*experiment.common, *options.set]
-    wanted = options.only.split(",") if options.only else [*experiment.memories, *experiment.variants]
+    known = [*experiment.memories, *experiment.variants]
+    wanted = options.only.split(",") if options.only else known
+    if unknown := set(wanted) - set(known):
+        parser.error(f"--only: {options.experiment} has no {', '.join(unknown)}; it has {', '.join(known)}")
     base = load(Path(experiment.recipe), TrainConfig, overrides)
     blocks = {block for memory in experiment.memories.values() for block in memory.blocks}
-    for overriding in experiment.variants.values():
-        config = load(Path(experiment.recipe), TrainConfig, [*overrides, *overriding])
+    for name in wanted:
+        config = load(Path(experiment.recipe), TrainConfig, [*overrides, *experiment.variants.get(name, [])])
         blocks |= {*config.local.blocks, *config.semantic.blocks}
     bench = Bench(options.out, options.tokens, base, sorted(blocks))
     for protocol in experiment.protocols or [base.data.protocol]:
