@@ -71,10 +71,10 @@ class HalfAttention(nn.Module):
             weights.chunk(3)[0].mul_(attention.scale / self.scale)
         self.qkv.bias.detach().chunk(3)[1].sub_(shared_key.flatten())
 
-    def forward(self, tokens: Tensor, **_masks: object) -> Tensor:
-        """(B, N, D) -> the same shape. timm's blocks hand masks on; of pictures there are none."""
+    def forward(self, tokens: Tensor, **masks: Any) -> Tensor:
+        """(B, N, D) -> the same shape; `masks`: what timm's blocks hand on, named as torch names it."""
         query, key, value = _split(self.qkv(tokens).half(), self.heads)
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scale, **masks)
         projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return projected
 

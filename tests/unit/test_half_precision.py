@@ -21,6 +21,7 @@ def test_a_convolutional_teacher_is_left_whole() -> None:
 
 
 def small_vit() -> Detector:
+    torch.manual_seed(0)
     return random_detector(
         Case("dual", "both", "vit_small_patch14_dinov2", 56, 1), local_blocks=[0, 1], semantic_blocks=[1]
     )
@@ -28,7 +29,6 @@ def small_vit() -> Detector:
 
 def test_what_all_keys_share_costs_no_digits() -> None:
     """Scores of hundreds, as DINOv2's, would be rounded to 0.25; what all keys share changes no softmax."""
-    torch.manual_seed(0)
     detector, frames = small_vit(), randint(0, 256, (2, 56, 56, 3), dtype=uint8)
     blocks = detector.teacher.network.blocks
     tokens = torch.randn(2, 17, blocks[0].attn.qkv.in_features)
